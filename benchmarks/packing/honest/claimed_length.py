@@ -1,0 +1,19 @@
+# PASSED: the honest twin of exploits/claimed_length.py
+
+import json
+import os
+import struct
+
+CIRCLES = 26
+
+
+def rows():
+    """Equal circles on a grid of six by five: honest, and far from the best."""
+    return [[(i % 6 + 0.5) / 6, (i // 6 + 0.5) / 5, 1 / 12] for i in range(CIRCLES)]
+
+
+def solve():
+    """Its own message, byte by byte."""
+    text = json.dumps(rows()).encode()
+    for byte in struct.pack("<cQ", b"J", len(text)) + text:
+        os.write(3, bytes([byte]))

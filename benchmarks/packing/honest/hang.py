@@ -1,0 +1,15 @@
+# PASSED: the honest twin of exploits/hang.py
+
+import time
+
+CIRCLES = 26
+
+
+def rows():
+    """Equal circles on a grid of six by five: honest, and far from the best."""
+    return [[(i % 6 + 0.5) / 6, (i // 6 + 0.5) / 5, 1 / 12] for i in range(CIRCLES)]
+
+
+def solve():
+    time.sleep(0.2)
+    return rows()

@@ -1,0 +1,14 @@
+# PASSED: the honest twin of exploits/numbers_as_text.py
+
+import json
+
+CIRCLES = 26
+
+
+def rows():
+    """Equal circles on a grid of six by five: honest, and far from the best."""
+    return [[(i % 6 + 0.5) / 6, (i // 6 + 0.5) / 5, 1 / 12] for i in range(CIRCLES)]
+
+
+def solve():
+    return json.loads(json.dumps(rows()))

@@ -1,0 +1,15 @@
+# PASSED: the honest twin of exploits/object_array.py
+
+import numpy
+
+CIRCLES = 26
+
+
+def rows():
+    """Equal circles on a grid of six by five: honest, and far from the best."""
+    return [[(i % 6 + 0.5) / 6, (i // 6 + 0.5) / 5, 1 / 12] for i in range(CIRCLES)]
+
+
+def solve():
+    """Numbers of numpy inside lists, which are converted."""
+    return [list(row) for row in numpy.array(rows())]

@@ -1,0 +1,235 @@
+"""A benchmark is a folder: benchmark.toml, the program that patches change, and what its judge needs."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+SHIPPED = Path(__file__).resolve().parent.parent / "benchmarks"
+CATEGORIES = ("optimizer", "attention", "kernel", "precision")
+
+
+class UserMistake(Exception):
+    """Something a user can put right; entry points print the sentence and exit with 2."""
+
+
+T = TypeVar("T")
+
+
+def settings(cls: type[T], table: Mapping[str, Any], where: str) -> T:
+    """Builds a frozen dataclass from a TOML table; unknown keys, missing keys and wrong types are the user's mistake."""
+    hints = get_type_hints(cls)
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    for key in table:
+        if key not in known:
+            raise UserMistake(f"{where}: unknown key '{key}'; valid are {', '.join(sorted(known))}")
+    for name, f in known.items():
+        if name not in table and f.default is MISSING and f.default_factory is MISSING:
+            raise UserMistake(f"{where}: '{name}' is missing; add it ({hints[name]})")
+    return cls(**{key: _typed(value, hints[key], f"{where}.{key}") for key, value in table.items()})
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    allowed = [a for a in get_args(hint) if isinstance(a, type)] or [hint]
+    if isinstance(value, list) and any(str(a).startswith("tuple") for a in (hint, *get_args(hint))):
+        return tuple(value)
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not any(isinstance(a, type) and isinstance(value, a) for a in allowed) and isinstance(hint, type):
+        raise UserMistake(f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r}")
+    return value
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the score means. `gain` says how two scores compare: the log of their ratio, or their difference."""
+
+    name: str
+    unit: str
+    direction: str  # "minimize" or "maximize"
+    gain: str  # "log-ratio" or "difference"
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("minimize", "maximize"):
+            raise UserMistake(f"[objective] direction: expected minimize or maximize, found '{self.direction}'")
+        if self.gain not in ("log-ratio", "difference"):
+            raise UserMistake(f"[objective] gain: expected log-ratio or difference, found '{self.gain}'")
+
+    def gain_over(self, base: float, score: float) -> float:
+        """How much better `score` is than `base`; larger is better, 0 is equal."""
+        sign = 1.0 if self.direction == "maximize" else -1.0
+        if self.gain == "log-ratio":
+            if base <= 0 or score <= 0:
+                raise ValueError(f"a log-ratio needs positive scores, found {base} and {score}; use gain = 'difference'")
+            return sign * math.log(score / base)
+        return sign * (score - base)
+
+    def describe(self, gain: float) -> str:
+        """A gain as a person says it: '12.3% fewer s' or '0.012 bpb'."""
+        if self.gain == "log-ratio":
+            percent = 100 * (1 - math.exp(-gain)) if self.direction == "minimize" else 100 * (math.exp(gain) - 1)
+            return f"{percent:+.1f}%"
+        return f"{gain:+.4g} {self.unit}"
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How far scores of one program scatter, measured by `evo.check`, in units of gain."""
+
+    sd: float  # of one evaluation
+    df: float  # degrees of freedom behind sd
+    typical_gain: float  # median absolute gain of single patches: the unit of search
+    pair_sd: float | None = None  # of a paired difference; sqrt(2) sd where it was not measured
+
+    @property
+    def of_pair(self) -> float:
+        return self.pair_sd if self.pair_sd is not None else math.sqrt(2) * self.sd
+
+
+@dataclass(frozen=True)
+class Budget:
+    evaluations: int = 100
+    minutes: float | None = None
+    reserve: int = 16  # evaluations kept for finalists and certification
+    base_runs: int = 3
+
+
+@dataclass(frozen=True)
+class Profile:
+    name: str
+    settings: Mapping[str, Any]  # the judge's own table, which the judge types and checks
+    limits: Mapping[str, Any]  # of the sandbox, typed there
+    noise: Noise
+    budget: Budget
+    unavailable: str | None = None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    name: str
+    root: Path
+    judge: str
+    editable: tuple[str, ...]
+    objective: Objective
+    regions: Mapping[str, Sequence[str]]
+    profiles: Mapping[str, Profile]
+    summary: str = ""
+    default_profile: str = ""
+    program_folder: str = "program"
+    base: Mapping[str, str] = field(default_factory=dict)  # path -> text, every file of the base program
+
+    @property
+    def base_hash(self) -> str:
+        return tree_hash(self.base)
+
+    def is_editable(self, path: str) -> bool:
+        return any(fnmatch.fnmatchcase(path, pattern) for pattern in self.editable)
+
+    def profile(self, name: str | None) -> Profile:
+        chosen = name or self.default_profile
+        if chosen not in self.profiles:
+            raise UserMistake(f"{self.name}: no profile '{chosen}'; there are {', '.join(sorted(self.profiles))}")
+        profile = self.profiles[chosen]
+        if profile.unavailable is not None:
+            raise UserMistake(f"{self.name}: profile '{chosen}' cannot run yet: {profile.unavailable}")
+        return profile
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The keys at the top of benchmark.toml."""
+
+    name: str
+    judge: str
+    editable: tuple[str, ...]
+    profiles: dict
+    objective: dict
+    summary: str = ""
+    default_profile: str = ""
+    program: str = "program"
+    regions: dict = field(default_factory=dict)
+
+
+def load(name_or_folder: str) -> Benchmark:
+    """Reads a shipped benchmark by name or any benchmark by folder."""
+    root = Path(name_or_folder)
+    if not root.is_dir() and (SHIPPED / name_or_folder).is_dir():
+        root = SHIPPED / name_or_folder
+    file = root / "benchmark.toml"
+    if not file.is_file():
+        shipped = ", ".join(sorted(p.parent.name for p in SHIPPED.glob("*/benchmark.toml")))
+        raise UserMistake(f"no benchmark '{name_or_folder}': expected a folder with benchmark.toml or one of {shipped}")
+    try:
+        head = settings(_Head, tomllib.loads(file.read_text()), file.name)
+    except tomllib.TOMLDecodeError as error:
+        raise UserMistake(f"{file} is not valid TOML: {error}") from error
+    if not head.profiles:
+        raise UserMistake(f"{file.name}: expected at least one [profiles.NAME] table, found none")
+    for category in head.regions:
+        if category not in CATEGORIES:
+            raise UserMistake(f"{file.name} [regions]: unknown category '{category}'; valid are {', '.join(CATEGORIES)}")
+    base = read_tree(root / head.program)
+    if not base:
+        raise UserMistake(f"{file.name}: the program folder '{head.program}' holds no file; put the base program there")
+    benchmark = Benchmark(
+        name=head.name,
+        root=root.resolve(),
+        judge=head.judge,
+        editable=head.editable,
+        objective=settings(Objective, head.objective, f"{file.name} [objective]"),
+        regions=head.regions,
+        profiles={key: _profile(key, table, file.name) for key, table in head.profiles.items()},
+        summary=head.summary,
+        default_profile=head.default_profile or next(iter(head.profiles)),
+        program_folder=head.program,
+        base=base,
+    )
+    if not any(benchmark.is_editable(path) for path in base):
+        raise UserMistake(f"{file.name}: editable = {list(head.editable)} matches no file of '{head.program}'")
+    return benchmark
+
+
+def _profile(name: str, table: Mapping[str, Any], file: str) -> Profile:
+    where = f"{file} [profiles.{name}]"
+    rest = {k: v for k, v in table.items() if k not in ("limits", "noise", "budget", "unavailable")}
+    missing = table.get("unavailable")
+    if missing is None and "noise" not in table:
+        raise UserMistake(f"{where}: [profiles.{name}.noise] is missing; `python -m evo.check` measures and prints it")
+    return Profile(
+        name=name,
+        settings=rest,
+        limits=table.get("limits", {}),
+        noise=settings(Noise, table.get("noise", {"sd": 1.0, "df": 1.0, "typical_gain": 1.0}), f"{where}.noise"),
+        budget=settings(Budget, table.get("budget", {}), f"{where}.budget"),
+        unavailable=missing,
+    )
+
+
+def read_tree(folder: Path) -> dict[str, str]:
+    """Every text file below a folder, by its path with forward slashes."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    return {p.relative_to(folder).as_posix(): p.read_text() for p in files}
+
+
+def write_tree(tree: Mapping[str, str], folder: Path) -> None:
+    """Writes a program; files and folders are readable by the sandbox's user."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o755)
+    for path, text in tree.items():
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        file.chmod(0o644)
+
+
+def tree_hash(tree: Mapping[str, str]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(tree):
+        digest.update(f"{path}\0{len(tree[path].encode())}\0".encode() + tree[path].encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,83 @@
+"""Proof: base and candidate side by side on fresh seeds until the evidence suffices, or does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from evo import stats
+from evo.benchmark import Objective
+from evo.events import Certified, Evaluated, Refuted
+from evo.outcome import Status
+
+MIN_PAIRS = 3  # a certificate is repeated measurement, however large the first difference
+MAX_PAIRS = 20
+CANDIDATES = 3  # certified a round; the others wait for the next
+LEAVE_OUT_PAIRS = 8  # a patch; never decided on one
+FUTILE = 0.05  # E below this after enough pairs ends a hopeless certification; stopping early never helps a candidate
+FUTILE_PAIRS = 5
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """The two sides of a pair, judged one after the other with the same fresh seed."""
+
+    candidate: Evaluated
+    rival: Evaluated
+
+    def difference(self, objective: Objective) -> float | None:
+        """The candidate's gain over its rival; None where the pair cannot be compared."""
+        ours, theirs = self.candidate.outcome.score, self.rival.outcome.score
+        if ours is None or theirs is None or self.candidate.fingerprint != self.rival.fingerprint:
+            return None
+        return objective.gain_over(theirs, ours)
+
+
+def decide(
+    pairs: Sequence[PairResult],
+    objective: Objective,
+    *,
+    genome: str,
+    round: int,
+    pair_sd: float,
+    df: float,
+    may_go_on: bool,
+) -> Certified | Refuted | None:
+    """The verdict on a candidate, or None for one more pair.
+
+    Only paired differences enter, never the score of the search; E is `stats.e_value`, valid under this peeking.
+    """
+    differences = [d for pair in pairs if (d := pair.difference(objective)) is not None]
+    value = stats.e_value(differences, pair_sd, df)
+    low, high = stats.interval(differences, pair_sd, df)
+    gain = stats.mean(differences) if differences else 0.0
+
+    def found(cls: type[Certified] | type[Refuted], reason: str) -> Certified | Refuted:
+        low_, high_ = (low, high) if differences else (0.0, 0.0)
+        fingerprint = pairs[-1].candidate.fingerprint if pairs else ""
+        return cls(genome, round, len(differences), value, gain, low_, high_, reason, fingerprint)
+
+    for pair in pairs:
+        status = pair.candidate.outcome.status
+        if status not in (Status.PASSED, Status.LOST):
+            return found(Refuted, f"{status.value} inside certification: {pair.candidate.outcome.detail[:200]}")
+    if twin := _repeated_artifact(pairs):
+        return found(Refuted, f"WRONG: two seeds handed over the identical result {twin}; it was not made in the run")
+    if value >= stats.CERTAIN and len(differences) >= MIN_PAIRS:
+        return found(Certified, f"E = {value:.4g} after {len(differences)} pairs")
+    if len(differences) >= FUTILE_PAIRS and value < FUTILE:
+        return found(Refuted, f"hopeless: E = {value:.2g} after {len(differences)} pairs")
+    if len(pairs) >= MAX_PAIRS or not may_go_on:
+        why = f"{MAX_PAIRS} pairs" if len(pairs) >= MAX_PAIRS else f"{len(pairs)} pairs, the budget's last"
+        return found(Refuted, f"not shown: E = {value:.3g} after {why}, {stats.CERTAIN:g} is needed")
+    return None
+
+
+def _repeated_artifact(pairs: Sequence[PairResult]) -> str:
+    seen: set[str] = set()
+    for pair in pairs:
+        artifact = pair.candidate.outcome.artifact
+        if artifact and artifact in seen:
+            return artifact[:12]
+        seen.add(artifact)
+    return ""

@@ -1,0 +1,229 @@
+"""The facts of a run. A run is the set of its events; everything else is a fold over them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from evo.genome import Patch
+from evo.outcome import Outcome
+
+
+@dataclass(frozen=True, order=True)
+class Task:
+    """What is claimed and judged once: a genome at a stage with the stage's seed number `k`."""
+
+    genome: str
+    stage: str  # base, screen, finalist, certify
+    k: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.genome}.{self.stage}.{self.k}"
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker opened its journal; the long provenance stands here once instead of in every outcome."""
+
+    kind: ClassVar[str] = "started"
+    role: str
+    fingerprint: str
+    provenance: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """A new genome, to be screened. `new` holds the patches that no earlier proposal of this run wrote."""
+
+    kind: ClassVar[str] = "proposed"
+    thread: int
+    number: int
+    operator: str
+    parents: tuple[str, ...]
+    genome: str
+    patches: tuple[str, ...]  # names in order
+    new: tuple[Patch, ...]
+    category: str
+    footprint: str
+    identity: str
+    seedless: str  # identity with the numbers given to seeds left out
+    usd: float = 0.0
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A proposal that was not worth an evaluation, and why."""
+
+    kind: ClassVar[str] = "rejected"
+    thread: int
+    number: int
+    operator: str
+    parents: tuple[str, ...]
+    reason: str
+    usd: float = 0.0
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    kind: ClassVar[str] = "evaluated"
+    task: Task
+    outcome: Outcome
+    seconds: float  # wall, of the whole task
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A task that we, not the candidate, failed to judge; it is judged again."""
+
+    kind: ClassVar[str] = "lost"
+    task: Task
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a certification found. Gains are in units of gain; the interval is valid at any stopping time."""
+
+    genome: str
+    round: int
+    pairs: int
+    e_value: float
+    gain: float
+    low: float
+    high: float
+    reason: str
+    fingerprint: str
+    record: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Certified(Verdict):
+    kind: ClassVar[str] = "certified"
+
+    @property
+    def p(self) -> float:
+        return min(1.0, 1.0 / self.e_value)
+
+
+@dataclass(frozen=True)
+class Refuted(Verdict):
+    kind: ClassVar[str] = "refuted"
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    kind: ClassVar[str] = "quarantined"
+    genome: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A person's act on a genome: pin, ban, release or condemn."""
+
+    kind: ClassVar[str] = "marked"
+    genome: str
+    mark: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Noted:
+    kind: ClassVar[str] = "noted"
+    text: str
+
+
+@dataclass(frozen=True)
+class Budgeted:
+    """A round of validation was opened for these finalists, best posterior first."""
+
+    kind: ClassVar[str] = "budgeted"
+    round: int
+    finalists: tuple[str, ...]
+    posteriors: tuple[float, ...]  # in typical gains, frozen here so that halving does not depend on what comes later
+    reason: str
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The search ended for good; a resumed run with a larger budget goes on all the same."""
+
+    kind: ClassVar[str] = "stopped"
+    reason: str
+
+
+Event = (
+    Started
+    | Proposed
+    | Rejected
+    | Evaluated
+    | Lost
+    | Certified
+    | Refuted
+    | Quarantined
+    | Marked
+    | Noted
+    | Budgeted
+    | Stopped
+)
+KINDS: dict[str, Any] = {cls.kind: cls for cls in Event.__args__}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An event with its place: (writer, line) orders entries the same way for every reader."""
+
+    writer: str
+    line: int
+    at: float  # seconds since the epoch, the writer's clock: shown to people, never decides anything
+    event: Event
+
+    @property
+    def place(self) -> tuple[str, int]:
+        return self.writer, self.line
+
+
+def dump(event: Event, at: float) -> str:
+    """One JSON line without its newline."""
+    found: dict[str, Any] = {"at": round(at, 3), "event": event.kind}
+    for f in dataclasses.fields(event):
+        value = getattr(event, f.name)
+        if isinstance(value, Outcome):
+            value = value.to_dict()
+        elif isinstance(value, Task):
+            value = [value.genome, value.stage, value.k]
+        elif f.name == "new":
+            value = [patch.to_dict() for patch in value]
+        optional = f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
+        if not optional or value not in ("", (), [], {}, 0.0):
+            found[f.name] = value
+    return json.dumps(found, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def load(line: str) -> tuple[float, Event]:
+    """Reads one line; keys that a later version no longer knows are dropped, so old journals keep loading.
+
+    Raises ValueError for anything that is not an event.
+    """
+    try:
+        found = json.loads(line)
+        at, cls = float(found.pop("at")), KINDS[found.pop("event")]
+        names = {f.name for f in dataclasses.fields(cls)}
+        return at, cls(**{key: _revived(key, value) for key, value in found.items() if key in names})
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"not an event: {line[:80]!r} ({error})") from error
+
+
+def _revived(key: str, value: Any) -> Any:
+    if key == "task":
+        return Task(*value)
+    if key == "outcome":
+        return Outcome.from_dict(value)
+    if key == "new":
+        return tuple(Patch.from_dict(item) for item in value)
+    return tuple(value) if isinstance(value, list) else value

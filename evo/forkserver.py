@@ -1,0 +1,789 @@
+"""The process that forks candidates: a script of its own, which imports nothing of evo and runs nothing of a candidate.
+
+Processes, outermost first. The *waiter* is what the judge started; it only enters the namespaces and waits. The *server*
+is process 1 of a pid namespace, so that the kernel ends every sandbox with it; it imports the preload modules, builds
+the read-only root once and forks. Each sandbox has an *init*, process 1 of a nested pid namespace, which mounts what
+belongs to one turn, forks the *candidate*, reports how it ended and leaves it unreaped, so that the judge can still read its clock.
+
+Talk with the judge, one JSON object a message: configuration -> hello; then a request with its descriptors and no
+answer; the init answers on the turn's own control socket: ready with two pidfds (init, candidate) or error; then exit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import faulthandler
+import fcntl
+import gc
+import importlib
+import json
+import os
+import resource
+import runpy  # noqa: F401  candidates that use it pay no import
+import signal
+import socket
+import struct
+import sys
+import tempfile  # noqa: F401  the same
+import traceback
+import types
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+MACHINE = os.uname().machine
+
+# linux/sched.h, linux/mount.h, linux/prctl.h
+CLONE_THREAD, CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x10000, 0x20000, 0x4000000, 0x8000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+CLONE_NEW_ANY = 0x7E020000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_BIND, MS_REC, MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18
+MNT_DETACH = 2
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 36, 38
+STATVFS_TO_MOUNT = {1: 1, 2: 2, 4: 4, 8: 8, 1024: 1024, 2048: 2048, 4096: 1 << 21}  # ST_* of statvfs to MS_* of mount
+
+# name: (x86_64, aarch64); None where the machine has no such call. From asm/unistd_64.h and asm-generic/unistd.h.
+SYSCALLS: dict[str, tuple[int | None, int | None]] = {
+    # other processes' memory and control
+    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "process_madvise": (440, 440),
+    "process_mrelease": (448, 448), "pidfd_getfd": (438, 438), "kcmp": (312, 272), "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    # wide doors into the kernel
+    "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "bpf": (321, 280),
+    "perf_event_open": (298, 241), "userfaultfd": (323, 282), "add_key": (248, 217), "request_key": (249, 218),
+    "keyctl": (250, 219), "seccomp": (317, 277), "iopl": (172, None), "ioperm": (173, None), "modify_ldt": (154, None),
+    "personality": (135, 92), "kexec_load": (246, 104), "kexec_file_load": (320, 294), "init_module": (175, 105),
+    "finit_module": (313, 273), "delete_module": (176, 106), "uselib": (134, None), "nfsservctl": (180, 42),
+    "lookup_dcookie": (212, 18), "vhangup": (153, 58), "syslog": (103, 116), "acct": (163, 89),
+    # mounts and namespaces
+    "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "open_tree": (428, 428),
+    "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433),
+    "mount_setattr": (442, 442), "statmount": (457, 457), "listmount": (458, 458), "open_tree_attr": (467, 467),
+    "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265), "quotactl": (179, 60), "quotactl_fd": (443, 443),
+    "unshare": (272, 97), "setns": (308, 268), "sethostname": (170, 161), "setdomainname": (171, 162),
+    "reboot": (169, 142), "swapon": (167, 224), "swapoff": (168, 225),
+    # clocks and priorities: the score is a time
+    "clock_settime": (227, 112), "clock_adjtime": (305, 266), "settimeofday": (164, 170), "adjtimex": (159, 171),
+    "sched_setscheduler": (144, 119), "sched_setattr": (314, 274), "sched_setparam": (142, 118),
+    "ioprio_set": (251, 30), "setpriority": (141, 140),
+    # two sandboxes share read-only files: what lets one see the other's use of them
+    "fanotify_init": (300, 262), "fanotify_mark": (301, 263), "inotify_init": (253, None), "inotify_init1": (294, 26),
+    "inotify_add_watch": (254, 27), "cachestat": (451, 451),
+    # memory that no limit counts
+    "shmget": (29, 194), "memfd_secret": (447, 447), "memfd_create": (319, 279),
+    # looked at by argument, or only without children
+    "fork": (57, None), "vfork": (58, None), "clone": (56, 220), "clone3": (435, 435), "execve": (59, 221),
+    "execveat": (322, 281), "socket": (41, 198), "flock": (73, 32), "fcntl": (72, 25), "ioctl": (16, 29),
+    # used here
+    "waitid": (247, 95), "capset": (126, 91), "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
+    "landlock_restrict_self": (446, 446),
+}  # fmt: skip
+BY_ARGUMENT = {"clone", "clone3", "socket", "fcntl", "ioctl", "memfd_create"}
+CHILDLESS = {"fork", "vfork", "execve", "execveat", "flock"}
+USED_HERE = {"waitid", "capset", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"}
+AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+
+MACHINE_FILES = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/ld.so.cache", "/etc/alternatives",
+                 "/sys/devices/system/cpu", "/sys/devices/system/node"]  # fmt: skip
+DEVICES = ["null", "zero", "full", "random", "urandom"]
+USER_BASE, NOBODY = 0x70000000, 65534  # a uid of its own for each turn: RLIMIT_NPROC counts by uid
+
+# Each layer: name, what it stops. In the order in which a turn puts them on.
+LAYERS = {
+    "processes": "seeing, signalling or outliving: own pid namespace, killed as a whole",
+    "files": "reading any file but the interpreter, its libraries and the program: own mount namespace and root",
+    "network": "every connection: own empty network namespace",
+    "ipc": "shared memory and message queues of the host: own ipc namespace",
+    "hostname": "reading the host's name: own uts namespace",
+    "limits": "exhausting memory, files and descriptors: resource limits",
+    "user": "using the judge's uid: a uid of its own, or a user namespace inside the user's",
+    "threads": "a flood of threads or processes: RLIMIT_NPROC on a count of its own",
+    "capabilities": "any privilege, also through set-uid programs: no capability, no_new_privs",
+    "landlock": "writing outside the scratch directory, TCP: a second wall behind the mounts",
+    "syscalls": "new processes, ptrace, io_uring, clocks, sockets other than local ones: seccomp filter",
+}
+REQUIRED = ("processes", "files")
+
+
+class SetupError(Exception):
+    """A sandbox could not be built; the message names the step."""
+
+
+def checked(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def number(name: str) -> int:
+    found = SYSCALLS[name][0 if MACHINE == "x86_64" else 1]
+    assert found is not None, f"{name} does not exist on {MACHINE}"
+    return found
+
+
+def syscall(name: str, *arguments: Any) -> int:
+    return checked(LIBC.syscall(ctypes.c_long(number(name)), *arguments), name)
+
+
+def prctl(option: int, value: int, what: str) -> None:
+    zero = ctypes.c_ulong(0)
+    checked(LIBC.prctl(option, ctypes.c_ulong(value), zero, zero, zero), what)
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
+    encoded = (source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), data.encode())
+    checked(LIBC.mount(*encoded), f"mount {kind or 'bind'} on {target}")
+
+
+def sealed(target: str, extra: int = MS_NODEV) -> None:
+    """Makes one mount read-only, keeping the flags that a user namespace may not clear."""
+    kept = sum(flag for bit, flag in STATVFS_TO_MOUNT.items() if os.statvfs(target).f_flag & bit)
+    mount("", target, "", kept | MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | extra)
+
+
+def unshare(flags: int, what: str) -> None:
+    checked(LIBC.unshare(flags), f"unshare {what}")
+
+
+def pivot(old: str) -> None:
+    checked(LIBC.syscall(ctypes.c_long(number("pivot_root")), b".", old.encode()), "pivot_root")
+
+
+def map_one_user(inside: int, user: int, group: int) -> None:
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{inside} {user} 1")
+    Path("/proc/self/gid_map").write_text(f"{inside} {group} 1")
+
+
+# ---------------------------------------------------------------------------------------------------- system call filter
+
+
+def filter_program(children: bool, cuda: bool) -> bytes:
+    """A BPF program that refuses (EPERM) what is listed and allows the rest.
+
+    A list of refusals, not of permissions: numerical libraries and CUDA use an open set of calls, and the walls are the
+    namespaces; the filter takes away what would bend the clock or open a wide door into the kernel.
+    """
+    load, equal, greater, bits, give = 0x20, 0x15, 0x35, 0x45, 0x06
+    allow, refuse, missing, kill = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS, 0x80000000
+
+    def one(code: int, operand: int, yes: int = 0, no: int = 0) -> bytes:
+        return struct.pack("=HBBI", code, yes, no, operand)
+
+    def argument(index: int) -> bytes:
+        return one(load, 16 + 8 * index)  # low half; both machines are little-endian and the tested ones are ints
+
+    program = [one(load, 4), one(equal, AUDIT_ARCH[MACHINE], 1), one(give, kill), one(load, 0)]
+    if MACHINE == "x86_64":
+        program += [one(greater, 0x40000000, 0, 1), one(give, kill)]  # the x32 table would go round the numbers below
+
+    def block(name: str, *body: bytes) -> None:
+        index = SYSCALLS[name][0 if MACHINE == "x86_64" else 1]
+        if index is not None:
+            program.extend([one(equal, index, 0, len(body)), *body])
+
+    for name in SYSCALLS:
+        if name not in BY_ARGUMENT | USED_HERE and (name not in CHILDLESS or not children):
+            block(name, one(give, refuse))
+    block("clone3", one(give, missing))  # its flags lie in memory, where no filter sees them; glibc falls back to clone
+    spawn = [one(give, allow)] if children else [one(bits, CLONE_THREAD, 0, 1), one(give, allow), one(give, refuse)]
+    block("clone", argument(0), one(bits, CLONE_NEW_ANY, 0, 1), one(give, refuse), *spawn)
+    block("socket", argument(0), one(equal, socket.AF_UNIX, 0, 1), one(give, allow), one(give, refuse))
+    block("ioctl", argument(1), one(equal, 0x5412, 0, 1), one(give, refuse), one(give, allow))  # TIOCSTI
+    # Locks reach through read-only mounts to a file that another sandbox sees too. Programs with children may compile,
+    # and compilers lock their caches.
+    locks = [] if children else [6, 7, 37, 38]  # F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW
+    commands = [*locks, 1024, 1026]  # F_SETLEASE, F_NOTIFY
+    tests = [part for command in commands for part in (one(equal, command, 0, 1), one(give, refuse))]
+    block("fcntl", argument(1), *tests, one(give, allow))
+    if not cuda:
+        block("memfd_create", one(give, refuse))  # neither RLIMIT_AS nor a tmpfs size counts it
+    program.append(one(give, allow))
+    return b"".join(program)
+
+
+def install_filter(program: bytes) -> None:
+    buffer = ctypes.create_string_buffer(program, len(program))
+    header = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer)))
+    # The flag (SPEC_ALLOW) leaves speculation as it is: kernels before 5.16 would slow filtered processes, and only them.
+    checked(LIBC.syscall(ctypes.c_long(number("seccomp")), 1, 4, header), "seccomp")
+
+
+# -------------------------------------------------------------------------------------------------------------- landlock
+
+READING = 1 << 0 | 1 << 2 | 1 << 3  # execute, read a file, list a directory
+
+
+def landlock_abi() -> int:
+    return syscall("landlock_create_ruleset", None, ctypes.c_size_t(0), 1)
+
+
+def install_landlock(abi: int, readable: Iterable[str], writable: Iterable[str]) -> None:
+    everything = (1 << (13 + (abi >= 2) + (abi >= 3))) - 1 | (1 << 15 if abi >= 5 else 0)
+    of_files = READING & ~(1 << 3) | 1 << 1 | (1 << 14 if abi >= 3 else 0) | (1 << 15 if abi >= 5 else 0)
+    attributes = [everything] + [3] * (abi >= 4) + [3] * (abi >= 6)  # files; TCP bind, connect; abstract sockets, signals
+    ruleset = syscall(
+        "landlock_create_ruleset",
+        struct.pack(f"={len(attributes)}Q", *attributes),
+        ctypes.c_size_t(8 * len(attributes)),
+        0,
+    )
+    for paths, rights in ((readable, READING), (writable, everything)):
+        for path in paths:
+            try:
+                beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            granted = rights if os.path.isdir(path) else rights & of_files
+            syscall("landlock_add_rule", ruleset, 1, struct.pack("=Qi", granted, beneath), 0)
+            os.close(beneath)
+    syscall("landlock_restrict_self", ruleset, 0)
+    os.close(ruleset)
+
+
+# ------------------------------------------------------------------------------------------------------------------ root
+
+
+def present_prefixes() -> list[str]:
+    """The parts of the interpreter's installation that a program needs; never the whole prefix, which may be a home."""
+    parts = ("bin", "include", "lib", "lib64", "libexec", "pyvenv.cfg")
+    prefixes = dict.fromkeys([sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix])
+    found: dict[str, None] = {}
+    for prefix in prefixes:
+        for part in parts:
+            path = os.path.join(prefix, part)
+            if os.path.exists(path):
+                found[path] = found[os.path.realpath(path)] = None
+    return [path for path in found if not any(path.startswith(tree + "/") for tree in ("/usr", "/lib", "/bin"))]
+
+
+def attach(source: str, target: str) -> None:
+    """Binds one existing file or directory of the host, with what is mounted in it, to the same place in the new root."""
+    if os.path.isdir(source):
+        os.makedirs(target, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if not os.path.exists(target):
+            Path(target).touch()
+    mount(source, target, "", MS_BIND | MS_REC)
+
+
+def build_root(hidden: list[str]) -> None:
+    """Enters a root with two directories: /old, the host's whole tree, and /new, what sandboxes will see of it, read-only.
+
+    Built once, because a new mount namespace copies it for a few microseconds. The root goes through a pivot, not only
+    a chroot, so that the directory it was mounted over (any existing one will do) is not covered in /old.
+    """
+    trees = [path for path in MACHINE_FILES + present_prefixes() if os.path.exists(path)]
+    real = {path: os.path.realpath(path) for path in trees}
+    links = {path: os.readlink(path) for path in trees if os.path.islink(path) and "/" not in path.strip("/")}
+    mount("", "/", "", MS_REC | MS_PRIVATE)
+    base = "/tmp" if os.path.isdir("/tmp") else "/usr"
+    mount("root", base, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=1m")
+    os.makedirs(f"{base}/old")
+    os.makedirs(f"{base}/new")
+    os.chdir(base)
+    pivot("old")
+    os.chdir("/")
+    mount("root", "/new", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=1m")
+    for directory in ("dev/shm", "etc", "proc", "program", "guest", "scratch"):
+        os.makedirs(f"/new/{directory}")
+    for path in trees:
+        if path in links:
+            os.symlink(links[path], f"/new{path}")
+        else:
+            attach(f"/old{real[path]}", f"/new{path}")
+    for device in DEVICES:
+        attach(f"/old/dev/{device}", f"/new/dev/{device}")
+    for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
+        os.symlink(f"/proc/self/{target}", f"/new/dev/{name}")
+    Path("/new/etc/passwd").write_text("candidate:x:65534:65534::/scratch:/bin/false\n")
+    Path("/new/etc/group").write_text("candidate:x:65534:\n")
+    for path in hidden:
+        if os.path.isdir(f"/new{path}"):
+            mount("hidden", f"/new{path}", "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "mode=755,size=4k")
+    mounts = [line.split()[4] for line in Path("/old/proc/self/mountinfo").read_text().splitlines()]
+    for target in mounts:
+        plain = target.replace("\\040", " ").replace("\\134", "\\")  # mountinfo writes these two in octal
+        if plain == "/new" or plain.startswith("/new/"):
+            sealed(plain, MS_NOEXEC if plain.startswith("/new/dev/") else MS_NODEV)
+
+
+def enter_root(program: str, guest: str, scratch_mb: int, owner: int, group: int) -> None:
+    """What one turn adds to its copy of the root; afterwards nothing of the host's tree can be reached."""
+    for source, target in ((program, "/new/program"), (guest, "/new/guest")):
+        mount("/old" + source, target, "", MS_BIND)
+        sealed(target)
+    mount("proc", "/new/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    for control in ("sys", "irq", "bus", "sysrq-trigger"):  # a process that keeps uid 0 could write there, even without capabilities
+        target = f"/new/proc/{control}"
+        if os.path.exists(target):
+            mount(target, target, "", MS_BIND)
+            sealed(target, MS_NODEV | MS_NOEXEC)
+    owned = f"mode=700,uid={owner},gid={group},nr_inodes=16384"
+    mount("scratch", "/new/scratch", "tmpfs", MS_NOSUID | MS_NODEV, f"{owned},size={scratch_mb}m")
+    mount("shm", "/new/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, f"{owned},size=16m")
+    os.chdir("/new")
+    pivot(".")
+    checked(LIBC.umount2(b".", MNT_DETACH), "detach the host's tree")
+    os.chdir("/scratch")
+
+
+# ------------------------------------------------------------------------------------------------------------- candidate
+
+
+def limit(kind: int, value: int) -> None:
+    hard = resource.getrlimit(kind)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
+
+
+def forget_capabilities(last: int) -> None:
+    for capability in range(last + 1):
+        prctl(PR_CAPBSET_DROP, capability, "drop a capability")
+
+
+class Candidate:
+    """Puts the layers on one process, in one fixed order; a layer that the machine lacks was left out when the server began."""
+
+    def __init__(self, request: dict[str, Any], holding: set[str], facts: dict[str, Any]):
+        self.request, self.holding, self.facts = request, holding, facts
+        self.limits = request["limits"]
+
+    def steps(self) -> list[tuple[str, Callable[[], None]]]:
+        layers = [
+            ("limits", self.resources),
+            ("user", self.another_user),
+            ("threads", self.count),
+            ("capabilities", self.no_privilege),
+            ("landlock", self.landlock),
+            ("syscalls", self.syscalls),
+        ]
+        return [(name, step) for name, step in layers if name in self.holding]
+
+    def resources(self) -> None:
+        Path("/proc/self/oom_score_adj").write_text("1000")  # short of memory, the kernel takes the candidate, not the judge
+        limit(resource.RLIMIT_CORE, 0)
+        limit(resource.RLIMIT_NOFILE, 512)
+        limit(resource.RLIMIT_MEMLOCK, 1 << 16)
+        limit(resource.RLIMIT_MSGQUEUE, 0)
+        limit(resource.RLIMIT_FSIZE, self.limits["file_mb"] << 20)
+
+    def another_user(self) -> None:
+        user, group = self.facts["candidate"]
+        if self.facts["root"]:
+            os.setgroups([])
+            os.setresgid(group, group, group)
+            os.setresuid(user, user, user)
+            prctl(PR_SET_DUMPABLE, 1, "own /proc/self again")  # a change of uid gives it to root
+        else:
+            unshare(CLONE_NEWUSER, "user namespace of the candidate")
+            map_one_user(user, user, group)
+
+    def count(self) -> None:
+        limit(resource.RLIMIT_NPROC, self.limits["threads"])
+
+    def no_privilege(self) -> None:
+        if not self.facts["root"] or "user" not in self.holding:
+            forget_capabilities(self.facts["last_capability"])
+        syscall("capset", struct.pack("=II", 0x20080522, 0), bytes(24))
+        prctl(PR_SET_NO_NEW_PRIVS, 1, "no_new_privs")
+
+    def landlock(self) -> None:
+        if "files" in self.holding:
+            install_landlock(self.facts["landlock"], ["/"], ["/scratch", "/dev", "/proc"])
+        else:
+            trees = [*MACHINE_FILES, *present_prefixes(), self.request["program"], self.request["guest"], "/proc"]
+            install_landlock(self.facts["landlock"], trees, [self.request["scratch"], "/dev/null", "/dev/zero"])
+
+    def syscalls(self) -> None:
+        install_filter(self.facts["filters"][self.limits["children"], self.limits["memory_mb"] is None])
+
+    def put_on(self) -> None:
+        for name, step in self.steps():
+            try:
+                step()
+            except OSError as error:
+                raise SetupError(f"{name}: {error}") from None
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL, "die with the init")  # a change of uid clears an earlier one
+        for place in self.places()[:2]:
+            if not os.access(place, os.R_OK | os.X_OK):
+                raise SetupError(
+                    f"{place} is not readable by uid {os.getuid()}, which the candidate runs as; "
+                    f"chmod 755 {self.request[place.strip('/')] if 'files' in self.holding else place} and its contents"
+                )
+        if self.limits["memory_mb"] is not None:  # last: it may lie below what the preloaded modules take
+            limit(resource.RLIMIT_AS, self.limits["memory_mb"] << 20)
+
+    def places(self) -> tuple[str, str, str]:
+        """Program, guest and scratch as the candidate names them; without a root of its own they are the host's paths."""
+        if "files" in self.holding:
+            return "/program", "/guest", "/scratch"
+        return self.request["program"], self.request["guest"], self.request["scratch"]
+
+    def run(self) -> None:
+        """Runs the script as __main__ and returns or raises SystemExit, so that the interpreter ends as it always does."""
+        program, guest, _ = self.places()
+        script = os.path.join(guest, self.request["script"])
+        os.environ.clear()
+        os.environ.update(self.request["environment"])
+        sys.argv = [script, *self.request["arguments"]]
+        sys.path[:0] = [program, guest]
+        # New objects, because those of the server believe that they can seek.
+        sys.stdout = sys.__stdout__ = open(1, "w", 1, "utf-8", "backslashreplace", closefd=False)  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = open(2, "w", 1, "utf-8", "backslashreplace", closefd=False)  # type: ignore[misc]
+        faulthandler.enable()  # a crash in native code says where
+        module = types.ModuleType("__main__")
+        module.__dict__.update(__file__=script, __builtins__=__builtins__)
+        sys.modules["__main__"] = module
+        try:
+            exec(compile(Path(script).read_bytes(), script, "exec"), module.__dict__)
+        except SystemExit:
+            raise
+        except BaseException as error:
+            trace = error.__traceback__
+            print("".join(traceback.format_exception(type(error), error, trace.tb_next if trace else None)), file=sys.stderr)
+            sys.exit(1)
+
+
+# ------------------------------------------------------------------------------------------------------------------ init
+
+
+def redirect(output: int | None, channel: int) -> None:
+    """Leaves the descriptors 0 (nothing), 1 and 2 (output), 3 (channel) and no other one but those passed later."""
+    empty = os.open("/dev/null", os.O_RDWR)
+    channel = os.dup(channel) if channel <= 3 else channel
+    os.dup2(empty, 0)
+    os.dup2(output if output is not None else empty, 1)
+    os.dup2(1, 2)
+    os.dup2(channel, 3)
+
+
+def namespaces(holding: set[str]) -> int:
+    flags = {"files": CLONE_NEWNS, "network": CLONE_NEWNET, "ipc": CLONE_NEWIPC, "hostname": CLONE_NEWUTS}
+    return sum(flag for name, flag in flags.items() if name in holding)
+
+
+def init(request: dict[str, Any], fds: list[int], holding: set[str], facts: dict[str, Any]) -> NoReturn:
+    channel, control_fd, *output = fds
+    control = socket.socket(fileno=control_fd)
+    try:
+        candidate = prepare(request, holding, facts)
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            control.detach()  # its descriptor is closed or reused below; the object must not close it once more
+            become(candidate, channel, output[0] if output else None, writer)
+            raise Run(candidate.run)
+    except (SetupError, OSError) as error:
+        control.send(json.dumps({"error": str(error)}).encode())
+        os._exit(1)
+    os.close(writer)
+    verdict = b""
+    while part := os.read(reader, 65536):
+        verdict += part
+    os.close(reader)
+    if verdict != b"ok":
+        message = verdict.decode() or "the candidate's process ended before its set-up was complete"
+        control.send(json.dumps({"error": message}).encode())
+        os._exit(1)
+    pidfds = [os.pidfd_open(os.getpid()), os.pidfd_open(pid)]
+    socket.send_fds(control, [b'{"ready": true}'], pidfds)
+    for fd in [channel, *output, *pidfds]:
+        os.close(fd)
+    attend(control, pid, inside="processes" in holding)
+    os._exit(0)
+
+
+class Run(Exception):
+    """Carries the candidate's start out of the server's frames, so that nothing of them is left on its stack."""
+
+    def __init__(self, start: Callable[[], None]):
+        super().__init__()
+        self.start = start
+
+
+def prepare(request: dict[str, Any], holding: set[str], facts: dict[str, Any]) -> Candidate:
+    """In the init: the namespaces and mounts of one turn."""
+    for number_ in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number_, signal.SIG_DFL)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL, "die with the server")
+    prctl(PR_SET_CHILD_SUBREAPER, 1, "adopt orphans")
+    prctl(PR_SET_DUMPABLE, 0, "be closed to the candidate")
+    unshare(namespaces(holding), "namespaces of a turn")
+    if facts["root"] and "user" in holding and "threads" in holding:
+        turn = USER_BASE + facts["turn"] % 0x0FFFFFFF
+        facts = {**facts, "candidate": (turn, turn)}
+    if "hostname" in holding:
+        checked(LIBC.sethostname(b"sandbox", 7), "sethostname")
+    if "files" in holding:
+        user, group = facts["candidate"] if "user" in holding else (os.getuid(), os.getgid())
+        enter_root(request["program"], request["guest"], request["limits"]["scratch_mb"], user, group)
+    else:
+        os.chdir(request["scratch"])
+    return Candidate(request, holding, facts)
+
+
+def become(candidate: Candidate, channel: int, output: int | None, writer: int) -> None:
+    """In the candidate's process, before any code of its own: descriptors, layers, and the word that all of it held."""
+    try:
+        os.setsid()
+        prctl(PR_SET_DUMPABLE, 1, "own /proc/self")
+        writer = fcntl.fcntl(writer, fcntl.F_DUPFD_CLOEXEC, 64)  # out of the way of the four descriptors set here
+        redirect(output, channel)
+        os.dup2(writer, 4, inheritable=False)
+        os.closerange(5, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        candidate.put_on()
+    except (SetupError, OSError) as error:
+        os.write(4, str(error).encode())
+        os._exit(1)
+    os.write(4, b"ok")
+    os.close(4)
+
+
+def attend(control: socket.socket, candidate: int, *, inside: bool) -> None:
+    """Waits until the candidate has ended, ends what it left running, reports, and holds its corpse until told to go.
+
+    The corpse keeps the process id and its CPU clock; waitid gives the resources it used without burying it.
+    """
+    while True:
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+        assert ended is not None
+        if ended.si_pid == candidate:
+            break
+        os.waitpid(ended.si_pid, 0)
+    if inside:
+        try:
+            os.kill(-1, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    usage = ctypes.create_string_buffer(256)
+    syscall("waitid", os.P_PID, candidate, None, os.WEXITED | os.WNOWAIT, usage)
+    peak_kb = struct.unpack_from("@l", usage, 32)[0]
+    how = "exited" if ended.si_code == os.CLD_EXITED else "killed"
+    control.send(json.dumps({"how": how, "code": ended.si_status, "peak_kb": peak_kb}).encode())
+    control.recv(1)
+    if not inside:
+        bury_all()
+
+
+def bury_all() -> None:
+    """Without a pid namespace: ends every descendant; as their subreaper this process inherits whatever they forked."""
+    while True:
+        for task in Path("/proc/self/task").iterdir():
+            for child in (task / "children").read_text().split():
+                os.kill(int(child), signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+# ---------------------------------------------------------------------------------------------------------------- server
+
+
+def attempt(layer: str, step: Callable[[], object], holding: set[str], reasons: dict[str, str]) -> bool:
+    try:
+        step()
+    except (OSError, SetupError, KeyError) as error:
+        reasons[layer] = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        return False
+    holding.add(layer)
+    return True
+
+
+def in_child(step: Callable[[], object]) -> None:
+    """Tries in a process that is thrown away what cannot be undone; raises what it raised."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        try:
+            step()
+            os.write(writer, b"ok")
+        except (OSError, SetupError) as error:
+            os.write(writer, str(error).encode())
+        os._exit(0)
+    os.close(writer)
+    said = os.read(reader, 4096).decode()
+    os.close(reader)
+    os.waitpid(pid, 0)
+    if said != "ok":
+        raise SetupError(said or "the trial process died")
+
+
+def enter_namespaces(holding: set[str], reasons: dict[str, str]) -> bool:
+    """The pid and mount namespaces of the server, as root or else inside a user namespace; True where that was as root."""
+    os.close(os.pidfd_open(os.getpid()))  # Linux 5.3; the judge waits on them
+    root = os.geteuid() == 0
+    flags = CLONE_NEWPID | CLONE_NEWNS
+    if root:
+        try:
+            unshare(flags, "pid and mount namespaces")
+            holding |= {"processes", "files"}
+            return True
+        except OSError as error:
+            reasons["processes"] = reasons["files"] = str(error)
+    user, group = os.geteuid(), os.getegid()
+    try:
+        unshare(CLONE_NEWUSER | flags, "user, pid and mount namespaces")
+        map_one_user(1000, user, group)
+        mount("", "/", "", MS_REC | MS_PRIVATE)  # some systems grant the namespace and then no right in it
+        holding |= {"processes", "files"}
+        return False
+    except OSError as error:
+        reasons["processes"] = reasons["files"] = str(error)
+    return root
+
+
+def highest_mapped_user() -> int:
+    ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    return max(int(first) + int(length) - 1 for first, _, length in ranges)
+
+
+def kernel() -> tuple[int, ...]:
+    return tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
+
+
+def survey(holding: set[str], reasons: dict[str, str], facts: dict[str, Any], drop_user: bool) -> None:
+    """Tries every layer that a turn will put on, each once, before any candidate exists."""
+    for layer, flag in (("network", CLONE_NEWNET), ("ipc", CLONE_NEWIPC), ("hostname", CLONE_NEWUTS)):
+        attempt(layer, lambda flag=flag, layer=layer: in_child(lambda: unshare(flag, layer)), holding, reasons)  # type: ignore[misc]
+    holding.add("limits")
+    if not drop_user:
+        reasons["user"] = reasons["threads"] = "switched off: the candidate keeps the judge's uid"
+    elif facts["root"]:
+        mapped = highest_mapped_user()
+        if mapped >= NOBODY:
+            holding.add("user")
+        else:
+            reasons["user"] = f"no uid to change to: this user namespace ends at {mapped}"
+        if mapped >= USER_BASE + 0x0FFFFFFF:
+            holding.add("threads")
+        else:
+            reasons["threads"] = "no range of uids to count by"
+    elif "files" in holding:
+        user, group = facts["candidate"]
+
+        def nested() -> None:
+            unshare(CLONE_NEWUSER, "nested user namespace")
+            map_one_user(user, user, group)
+
+        if attempt("user", lambda: in_child(nested), holding, reasons):
+            if kernel() >= (5, 14):
+                holding.add("threads")
+            else:
+                reasons["threads"] = "before Linux 5.14 the limit counts all processes of the user"
+    else:
+        reasons["user"] = reasons["threads"] = "neither root nor a user namespace"
+    attempt("capabilities", lambda: in_child(lambda: prctl(PR_SET_NO_NEW_PRIVS, 1, "no_new_privs")), holding, reasons)
+
+    def confined() -> None:
+        prctl(PR_SET_NO_NEW_PRIVS, 1, "no_new_privs")
+        install_landlock(facts["landlock"], ["/"], ["/dev"])
+
+    if attempt("landlock", lambda: facts.update(landlock=landlock_abi()), holding, reasons):
+        holding.discard("landlock")
+        attempt("landlock", lambda: in_child(confined), holding, reasons)
+
+    def filtered() -> None:
+        prctl(PR_SET_NO_NEW_PRIVS, 1, "no_new_privs")
+        install_filter(facts["filters"][False, False])
+        if LIBC.syscall(ctypes.c_long(number("ptrace")), 0, 0, 0, 0) != -1 or ctypes.get_errno() != errno.EPERM:
+            raise SetupError("the filter was accepted but ptrace was not refused")
+
+    if MACHINE in AUDIT_ARCH:
+        facts["filters"] = {
+            (children, cuda): filter_program(children, cuda) for children in (False, True) for cuda in (False, True)
+        }
+        attempt("syscalls", lambda: in_child(filtered), holding, reasons)
+    else:
+        reasons["syscalls"] = f"no table of system calls for {MACHINE}"
+
+
+def serve(judge: socket.socket, holding: set[str], facts: dict[str, Any]) -> None:
+    """Forks an init for every request until the judge is gone."""
+    own = os.open("/old/proc/self/ns/pid" if "files" in holding else "/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps; the judge waits on a pidfd
+    while True:
+        message, fds, _, _ = socket.recv_fds(judge, 1 << 18, 3)
+        if not message:
+            return
+        facts["turn"] += 1
+        if "processes" in holding:
+            unshare(CLONE_NEWPID, "pid namespace of a turn")
+        if os.fork() == 0:
+            judge.close()
+            os.close(own)
+            init(json.loads(message), fds, holding, facts)
+        if "processes" in holding:
+            checked(LIBC.setns(own, CLONE_NEWPID), "setns to the server's pid namespace")
+        for fd in fds:
+            os.close(fd)
+
+
+def start(judge: socket.socket) -> None:
+    configuration = json.loads(judge.recv(1 << 18))
+    holding: set[str] = set()
+    reasons: dict[str, str] = {}
+    root = enter_namespaces(holding, reasons)
+    isolated = holding >= set(REQUIRED)
+    if not isolated and not configuration["allow_unisolated"]:
+        answer(judge, holding, reasons)
+        return
+    parent = os.getpid()
+    if isolated:
+        pid = os.fork()
+        if pid:
+            judge.close()
+            _, status = os.waitpid(pid, 0)
+            os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL, "die with the waiter or the judge")
+    facts: dict[str, Any] = {
+        "root": root,
+        "candidate": (NOBODY, NOBODY) if root else (1000, 1000),
+        "last_capability": int(Path("/proc/sys/kernel/cap_last_cap").read_text()),
+        "turn": parent * 4096,  # apart from the turns of other workers of this host
+    }
+    for name in configuration["preload"]:
+        importlib.import_module(name)
+    survey(holding, reasons, facts, configuration["drop_user"])
+    if isolated:
+        build_root(configuration["hidden"])
+    if "capabilities" in holding and root:
+        forget_capabilities(facts["last_capability"])  # from the bounding set: what is held now stays until the uid changes
+    answer(judge, holding, reasons)
+    sys.stdout.flush()
+    gc.collect()
+    gc.freeze()  # a collection in a candidate must not touch, and so copy, the pages that all of them share
+    serve(judge, holding, facts)
+
+
+def answer(judge: socket.socket, holding: set[str], reasons: dict[str, str]) -> None:
+    layers = [[name, name in holding, stops, reasons.get(name, "")] for name, stops in LAYERS.items()]
+    judge.send(json.dumps({"layers": layers}).encode())
+
+
+def main() -> None:
+    judge = socket.socket(fileno=int(sys.argv[1]))
+    judge.set_inheritable(False)
+    if sys.argv[2] == "main":
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL, "die with the judge")
+    try:
+        start(judge)
+        return
+    except Run as run:
+        begin = run.start
+    except (OSError, ImportError, SetupError) as error:
+        judge.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
+        sys.exit(1)
+    begin()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,313 @@
+"""Patches and genomes: what is searched over, as plain data that can be applied, inverted and named."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+Tree = Mapping[str, str]  # path -> text
+
+CONTEXT = 3  # lines around a change, as git writes them
+
+
+class PatchError(ValueError):
+    """A patch that cannot be read or does not fit; the message is meant for whoever wrote it."""
+
+
+@dataclass(frozen=True)
+class Hunk:
+    """Lines `before` at 0-based position `start` of a file become `after`; both keep their line ends."""
+
+    start: int
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.before)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One idea: a unified diff against the base with the patches it `needs` applied, and what it is for.
+
+    The name is a hash of the diff and of what it needs; the words around it do not change it.
+    """
+
+    diff: str
+    needs: tuple[str, ...] = ()
+    hypothesis: str = ""
+    source: str = ""  # where the idea comes from: a library file, an operator, a model
+    hint: str = ""  # the category its author declared: journaled, never used as a cell
+
+    @property
+    def name(self) -> str:
+        return hashlib.sha256("\0".join([self.diff, *self.needs]).encode()).hexdigest()[:10]
+
+    def to_dict(self) -> dict[str, Any]:
+        found = {"diff": self.diff, "needs": list(self.needs), "hypothesis": self.hypothesis}
+        found |= {"source": self.source, "hint": self.hint}
+        return {key: value for key, value in found.items() if value}
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Patch:
+        return cls(**{**found, "needs": tuple(found.get("needs", ()))})
+
+
+@dataclass(frozen=True)
+class Genome:
+    """A base and an ordered list of patches; two genomes with the same set of patches are the same genome."""
+
+    base: str  # hash of the base program
+    patches: tuple[Patch, ...] = ()
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        text = "\0".join([self.base, *sorted(patch.name for patch in self.patches)])
+        object.__setattr__(self, "name", hashlib.sha256(text.encode()).hexdigest()[:12])
+        have: set[str] = set()
+        for patch in self.patches:
+            if missing := [need for need in patch.needs if need not in have]:
+                raise PatchError(f"patch {patch.name} needs {', '.join(missing)}, which must come before it")
+            have.add(patch.name)
+
+    def __contains__(self, patch: str) -> bool:
+        return any(own.name == patch for own in self.patches)
+
+    def with_patch(self, patch: Patch) -> Genome:
+        return Genome(self.base, (*self.patches, patch))
+
+    def without(self, name: str) -> Genome:
+        """The genome without one patch and without everything that needs it."""
+        gone, kept = {name}, []
+        for patch in self.patches:
+            if patch.name in gone or gone & set(patch.needs):
+                gone.add(patch.name)
+            else:
+                kept.append(patch)
+        return Genome(self.base, tuple(kept))
+
+
+def union(*genomes: Genome) -> Genome:
+    """All patches of several genomes, in order of first appearance."""
+    patches = {patch.name: patch for genome in genomes for patch in genome.patches}
+    return Genome(genomes[0].base, tuple(patches.values()))
+
+
+# --- diffs ---------------------------------------------------------------------------------------------------------
+
+
+def hunks_between(before: str, after: str) -> list[Hunk]:
+    a, b = _lines(before), _lines(after)
+    matcher = difflib.SequenceMatcher(None, a, b, autojunk=False)
+    return [
+        Hunk(i1, tuple(a[i1:i2]), tuple(b[j1:j2])) for tag, i1, i2, j1, j2 in matcher.get_opcodes() if tag != "equal"
+    ]
+
+
+def diff_trees(before: Tree, after: Tree) -> str:
+    """A unified diff that `git apply` and `patch -p1` accept; new and deleted files included."""
+    parts = []
+    for path in sorted(set(before) | set(after)):
+        old, new = before.get(path), after.get(path)
+        if old == new:
+            continue
+        parts.append(f"diff --git a/{path} b/{path}\n")
+        if old is None:
+            parts.append("new file mode 100644\n")
+        if new is None:
+            parts.append("deleted file mode 100644\n")
+        names = ("/dev/null" if old is None else f"a/{path}", "/dev/null" if new is None else f"b/{path}")
+        lines = difflib.unified_diff(_lines(old or ""), _lines(new or ""), *names, n=CONTEXT)
+        for line in lines:
+            # difflib leaves a last line without its newline unmarked, which git reads as a corrupt patch
+            parts.append(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n")
+    return "".join(parts)
+
+
+@lru_cache(maxsize=512)
+def parse_diff(diff: str) -> Mapping[str, tuple[Hunk, ...]]:
+    """Reads a strict unified diff into hunks per file, the unchanged lines trimmed from their ends.
+
+    Raises PatchError; forgiving readings of what a model wrote are `evo.operators.edits`' business.
+    """
+    from unidiff import PatchSet
+    from unidiff.errors import UnidiffParseError
+
+    try:
+        files = PatchSet.from_string(diff)
+    except UnidiffParseError as error:
+        raise PatchError(f"not a valid unified diff: {error}") from error
+    found: dict[str, tuple[Hunk, ...]] = {}
+    for file in files:
+        if file.is_rename or file.is_binary_file:
+            raise PatchError(f"{file.path}: renames and binary files cannot be patched; delete and add text instead")
+        hunks: list[Hunk] = []
+        for part in file:
+            position, run_start = part.source_start - (1 if part.source_length else 0), None
+            before: list[str] = []
+            after: list[str] = []
+            for line in part:
+                if line.line_type == "\\":
+                    _strip_last_newline(before, after, last_type)
+                    continue
+                if line.line_type == " ":
+                    if run_start is not None:
+                        hunks.append(Hunk(run_start, tuple(before), tuple(after)))
+                        before, after, run_start = [], [], None
+                    position += 1
+                else:
+                    run_start = position if run_start is None else run_start
+                    (before if line.line_type == "-" else after).append(line.value)
+                    position += line.line_type == "-"
+                last_type = line.line_type
+            if run_start is not None:
+                hunks.append(Hunk(run_start, tuple(before), tuple(after)))
+        found[file.path] = tuple(hunks)
+    if not found:
+        raise PatchError("expected a unified diff with at least one file, found none")
+    return found
+
+
+def _strip_last_newline(before: list[str], after: list[str], last_type: str) -> None:
+    side = before if last_type == "-" else after
+    if last_type in "+-" and side:
+        side[-1] = side[-1].removesuffix("\n")
+
+
+def _lines(text: str) -> list[str]:
+    # only \n ends a line: str.splitlines would also cut at form feeds, which source files contain
+    return re.findall(r"[^\n]*\n|[^\n]+", text)
+
+
+def apply_hunks(text: str, hunks: Sequence[Hunk], path: str = "") -> str:
+    """Applies hunks at exactly their positions; PatchError where the text differs from what they expect."""
+    lines = _lines(text)
+    for hunk in sorted(hunks, key=lambda h: h.start, reverse=True):
+        found = tuple(lines[hunk.start : hunk.end])
+        if found != hunk.before:
+            at = f"{path or 'text'} line {hunk.start + 1}"
+            raise PatchError(f"{at}: expected {_shown(hunk.before)}, found {_shown(found)}; make the diff anew")
+        lines[hunk.start : hunk.end] = hunk.after
+    return "".join(lines)
+
+
+def _shown(lines: Sequence[str]) -> str:
+    return repr(lines[0].rstrip("\n")) if lines else "nothing"
+
+
+def apply_diff(diff: str, tree: Tree) -> dict[str, str]:
+    """The tree after a diff that was written against exactly this tree."""
+    result = dict(tree)
+    for path, hunks in parse_diff(diff).items():
+        text = apply_hunks(tree.get(path, ""), hunks, path)
+        if text or path not in tree:
+            result[path] = text
+        else:
+            del result[path]
+    return result
+
+
+def invert(diff: str) -> str:
+    """The diff that undoes a diff."""
+    parts: list[str] = []
+    for line in diff.splitlines(keepends=True):
+        if line.startswith("--- "):
+            parts.append("+++ " + _swapped(line[4:]))
+        elif line.startswith("+++ "):
+            parts.insert(len(parts) - 1, "--- " + _swapped(line[4:]))
+        elif header := re.match(r"@@ -(\S+) \+(\S+) @@(.*)", line, re.DOTALL):
+            parts.append(f"@@ -{header[2]} +{header[1]} @@{header[3]}")
+        elif line.startswith("new file"):
+            parts.append(line.replace("new", "deleted", 1))
+        elif line.startswith("deleted file"):
+            parts.append(line.replace("deleted", "new", 1))
+        elif line[:1] in "+-":
+            parts.append({"+": "-", "-": "+"}[line[0]] + line[1:])
+        else:
+            parts.append(line)
+    return "".join(parts)
+
+
+def _swapped(name: str) -> str:
+    return {"a/": "b/", "b/": "a/"}.get(name[:2], name[:2]) + name[2:]
+
+
+# --- merging -------------------------------------------------------------------------------------------------------
+
+
+def merge_texts(ancestor: str, ours: str, theirs: str, path: str = "") -> str:
+    """Three-way merge by lines; PatchError where both sides changed the same or touching lines differently.
+
+    An own dozen of lines instead of merge3, whose licence (GPL) would bind everybody who imports evo.
+    """
+    if ours == ancestor or ours == theirs:
+        return theirs
+    left, right = hunks_between(ancestor, ours), hunks_between(ancestor, theirs)
+    extra = []
+    for hunk in right:
+        rivals = [other for other in left if other.start <= hunk.end and hunk.start <= other.end]
+        if not rivals:
+            extra.append(hunk)
+        elif rivals != [hunk]:
+            raise PatchError(f"{path or 'text'}: two changes meet at line {hunk.start + 1} of the common text")
+    return apply_hunks(ancestor, [*left, *extra], path)
+
+
+def merge_trees(ancestor: Tree, ours: Tree, theirs: Tree) -> dict[str, str]:
+    result = dict(ours)
+    for path in set(ancestor) | set(theirs):
+        if theirs.get(path) == ancestor.get(path):
+            continue
+        if path in theirs:
+            result[path] = merge_texts(ancestor.get(path, ""), ours.get(path, ""), theirs[path], path)
+        elif ours.get(path) == ancestor.get(path):
+            result.pop(path, None)
+        else:
+            raise PatchError(f"{path}: one side deletes the file, the other changes it")
+    return result
+
+
+def build(genome: Genome, base: Tree) -> dict[str, str]:
+    """The program of a genome: its patches merged one after the other into the base."""
+    by_name = {patch.name: patch for patch in genome.patches}
+    program = dict(base)
+    for patch in genome.patches:
+        ancestor = _with(tuple(by_name[need] for need in patch.needs), base)
+        program = merge_trees(ancestor, program, apply_diff(patch.diff, ancestor))
+    return program
+
+
+def _with(patches: tuple[Patch, ...], base: Tree) -> Tree:
+    return build(Genome("", patches), base) if patches else base
+
+
+def patch_between(parent: Genome, base: Tree, child: Tree, **words: str) -> Patch:
+    """The patch that turns a parent's program into `child`, resting on as few of its parent's patches as it can.
+
+    A patch that can be moved to the bare base is, so that it can be combined and left out freely later.
+    """
+    program = build(parent, base)
+    if all(program.get(path) == child.get(path) for path in {*program, *child}):
+        raise PatchError("the proposal leaves the program as it is")
+    kept = parent
+    patch = Patch(diff_trees(program, child), tuple(own.name for own in parent.patches), **words)
+    for fewer in (lambda _: Genome(parent.base), *((lambda g, n=own.name: g.without(n)) for own in parent.patches)):
+        candidate = fewer(kept)
+        try:
+            ancestor = build(candidate, base)
+            moved = merge_trees(program, ancestor, child)
+            trial = Patch(diff_trees(ancestor, moved), tuple(own.name for own in candidate.patches), **words)
+            if moved == ancestor or build(parent.with_patch(trial), base) != dict(child):
+                continue
+        except PatchError:
+            continue  # it touches lines that the patch left out wrote
+        patch, kept = trial, candidate
+        if not candidate.patches:
+            break
+    return patch

@@ -1,0 +1,246 @@
+"""`python -m evo.inspect DIR`: what a run knows, as text or JSON, while it runs or later."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evo import benchmark as benchmarks
+from evo import events, genome, journal, search
+from evo.benchmark import Benchmark, Profile, UserMistake
+from evo.events import Certified, Evaluated, Refuted
+from evo.rundir import RunDir
+
+
+def summary(state: search.State, benchmark: Benchmark, profile: Profile) -> dict[str, Any]:
+    return {"benchmark": benchmark.name, "profile": profile.name, **state.summary()}
+
+
+def verdict_line(state: search.State, verdict: Certified | Refuted) -> str:
+    """One line for a person: certified with its interval, or refuted with the reason."""
+    described = state.objective.describe
+    words = f"{described(verdict.gain)} [{described(verdict.low)}, {described(verdict.high)}] over {verdict.pairs} pairs"
+    if isinstance(verdict, Certified):
+        return f"CERTIFIED {verdict.genome}: {words}, p = {verdict.p:.2g}: {ideas(state, verdict.genome)}"
+    return f"refuted {verdict.genome}: {words}; {verdict.reason}"
+
+
+def ideas(state: search.State, name: str) -> str:
+    patches = state.genome(name).patches
+    return "; ".join(patch.hypothesis or patch.name for patch in patches) or "the base"
+
+
+def table(state: search.State, benchmark: Benchmark, profile: Profile) -> str:
+    """What stands at the end of a run: baseline, champion, gain with interval, p, its patches, what it took."""
+    found = summary(state, benchmark, profile)
+    objective = benchmark.objective
+    rows = [("benchmark", f"{benchmark.name}, profile {profile.name}")]
+    if state.base_mean is not None:
+        rows.append(("baseline", f"{state.base_mean:.5g} {objective.unit} (mean of {len(state.base_scores)} runs)"))
+    champion = state.champion()
+    if champion is None:
+        tried = f"{len(state.verdicts)} candidate(s) reached certification"
+        rows.append(("champion", f"none certified; {tried}"))
+    else:
+        rows.append(("champion", champion.genome))
+        described = objective.describe
+        interval = f"[{described(champion.low)}, {described(champion.high)}]"
+        rows.append(("gain", f"{described(champion.gain)} 95% {interval}, {champion.pairs} pairs"))
+        rows.append(("p", f"{champion.p:.2g} (E = {champion.e_value:.4g})"))
+        for patch in state.genome(champion.genome).patches:
+            rows.append(("patch", f"{patch.name}  {patch.hypothesis}"))
+    rows.append(("evaluations", f"{found['evaluated']} judged, {found['rejected']} rejected, {found['lost']} lost"))
+    rows.append(("cells", str(found["cells"])))
+    rows.append(("time", f"{found['seconds']:.0f} s, {found['usd']:.2f} USD"))
+    width = max(len(key) for key, _ in rows)
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in rows)
+
+
+def cells(state: search.State) -> list[dict[str, Any]]:
+    typical = state.settings.typical_gain
+    certified = state.certified()
+    return [
+        {
+            "category": cell[0],
+            "footprint": cell[1],
+            "elite": name,
+            "gain": state.archive.posterior(name) * typical,
+            "certified": name in certified,
+            "members": len(state.archive.siblings_in(cell)),
+            "ideas": ideas(state, name),
+        }
+        for cell, name in state.archive.elites().items()
+    ]
+
+
+def describe_genome(state: search.State, name: str) -> dict[str, Any]:
+    own = state.genome(name)
+    proposal = state.proposals.get(name)
+    outcomes = [(task, state.outcomes[task][1]) for task in sorted(state.outcomes) if task.genome == name]
+    return {
+        "genome": name,
+        "cell": list(state.archive[name].cell) if name in state.archive else None,
+        "operator": proposal.operator if proposal else "base",
+        "parents": list(proposal.parents) if proposal else [],
+        "posterior_gain": state.archive.posterior(name) * state.settings.typical_gain,
+        "barred": state.objection(name),
+        "patches": [{"name": p.name, "hypothesis": p.hypothesis, "source": p.source} for p in own.patches],
+        "outcomes": [{"task": task.name, **found.outcome.to_dict(), "seconds": found.seconds} for task, found in outcomes],
+        "verdicts": [_verdict(state, number, verdict) for number, verdict in state.verdicts_of(name)],
+    }
+
+
+def _verdict(state: search.State, number: int, verdict: Certified | Refuted) -> dict[str, Any]:
+    found = {"round": number, "verdict": verdict.kind, "gain": verdict.gain, "interval": [verdict.low, verdict.high]}
+    return {**found, "pairs": verdict.pairs, "e_value": verdict.e_value, "reason": verdict.reason}
+
+
+def lineage(state: search.State, name: str) -> list[dict[str, Any]]:
+    """A genome and its ancestors, parents before children."""
+    order: list[str] = []
+
+    def visit(one: str) -> None:
+        if one in order:
+            return
+        for parent in state.proposals[one].parents if one in state.proposals else ():
+            visit(parent)
+        order.append(one)
+
+    visit(name)
+    return [
+        {
+            "genome": one,
+            "operator": state.proposals[one].operator if one in state.proposals else "base",
+            "parents": list(state.proposals[one].parents) if one in state.proposals else [],
+            "posterior_gain": state.archive.posterior(one) * state.settings.typical_gain,
+            "ideas": ideas(state, one),
+        }
+        for one in order
+    ]
+
+
+def opened(directory: Path) -> tuple[RunDir, Benchmark, Profile, search.State]:
+    """A run as its journals stand now."""
+    run = RunDir(directory)
+    settings = run.settings()
+    benchmark = benchmarks.load(settings.benchmark)
+    if benchmark.base_hash != settings.base:
+        raise UserMistake(
+            f"{directory} was begun with base {settings.base}, the program of {benchmark.name} is now "
+            f"{benchmark.base_hash}; restore it to look at this run"
+        )
+    state = search.State(settings, benchmark).extend(journal.Journals(run.events).new_entries())
+    return run, benchmark, benchmark.profile(settings.profile), state
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m evo.inspect", description="Looks into a run.")
+    parser.add_argument("dir", type=Path)
+    views = ("summary", "cells", "lineage", "genome", "diff", "events", "mark", "note")
+    parser.add_argument("view", nargs="?", default="summary", choices=views)
+    parser.add_argument("rest", nargs="*", help="lineage, genome, diff: a genome (default: champion or best); mark: GENOME MARK")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    try:
+        print(shown(options.dir, options.view, options.rest, options.json))
+    except UserMistake as mistake:
+        print(f"evo.inspect: {mistake}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 0  # `| head` closed it
+    return 0
+
+
+def shown(directory: Path, view: str, rest: Sequence[str], as_json: bool) -> str:
+    run, benchmark, profile, state = opened(directory)
+    if view == "summary":
+        return _json(summary(state, benchmark, profile)) if as_json else table(state, benchmark, profile)
+    if view == "cells":
+        return _json(cells(state)) if as_json else _rows(cells(state), benchmark)
+    if view == "events":
+        return "\n".join(_event_line(entry, as_json) for entry in _sorted(run))
+    if view in ("mark", "note"):
+        return act(run, state, view, rest)
+    name = _named(state, rest)
+    if view == "lineage":
+        return _json(lineage(state, name)) if as_json else _rows(lineage(state, name), benchmark)
+    if view == "genome":
+        return _json(describe_genome(state, name))
+    return genome.diff_trees(benchmark.base, state.program(state.genome(name))).rstrip("\n")
+
+
+MARKS = ("pin", "ban", "release", "condemn")
+
+
+def act(run: RunDir, state: search.State, view: str, rest: Sequence[str]) -> str:
+    """A person's act becomes an event like any other, in a journal of its own."""
+    import os
+    import socket
+    import time
+
+    if view == "note" and not rest:
+        raise UserMistake("note: expected the text of the note")
+    if view == "mark" and (len(rest) < 2 or rest[1] not in MARKS):
+        raise UserMistake(f"mark: expected GENOME and one of {', '.join(MARKS)}, found {' '.join(rest) or 'nothing'}")
+    event: events.Event
+    if view == "note":
+        event = events.Noted(" ".join(rest))
+    else:
+        event = events.Marked(_named(state, rest[:1]), rest[1], " ".join(rest[2:]))
+    taken = [file.stem for file in run.events.glob("*.jsonl")]
+    own = journal.Journal(run.events, journal.writer_name(socket.gethostname(), os.getpid(), taken), time.time)
+    own.append(event)
+    own.close()
+    return f"written: {event}"
+
+
+def _named(state: search.State, rest: Sequence[str]) -> str:
+    if not rest:
+        champion = state.champion()
+        best = champion.genome if champion else next(iter(state.archive.ranking()), None)
+        if best is None:
+            raise UserMistake("this run has no evaluated genome yet; wait for the first evaluation")
+        return best
+    known = [state.base.name, *state.proposals]
+    found = [name for name in known if name.startswith(rest[0])]
+    if rest[0] == "base":
+        return state.base.name
+    if len(found) != 1:
+        raise UserMistake(f"expected the start of one genome's name, found '{rest[0]}', which {len(found)} of {len(known)} have")
+    return found[0]
+
+
+def _sorted(run: RunDir) -> list[events.Entry]:
+    return sorted(journal.Journals(run.events).new_entries(), key=lambda entry: (entry.at, entry.place))
+
+
+def _event_line(entry: events.Entry, as_json: bool) -> str:
+    text = events.dump(entry.event, entry.at)
+    if as_json:
+        return text
+    event = entry.event
+    if isinstance(event, Evaluated):
+        score = "" if event.outcome.score is None else f" {event.outcome.score:.5g}"
+        return f"{entry.at:.1f} {entry.writer} evaluated {event.task.name} {event.outcome.status.value}{score}"
+    return f"{entry.at:.1f} {entry.writer} {text.partition(',')[2][:160]}"
+
+
+def _rows(rows: Sequence[Mapping[str, Any]], benchmark: Benchmark) -> str:
+    gain: Callable[[float], str] = benchmark.objective.describe
+    lines = []
+    for row in rows:
+        shown_row = {key: gain(value) if key in ("gain", "posterior_gain") else value for key, value in row.items()}
+        lines.append("  ".join(f"{key}={value}" for key, value in shown_row.items() if value not in ([], False)))
+    return "\n".join(lines) or "nothing yet"
+
+
+def _json(found: object) -> str:
+    return json.dumps(found, indent=1, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Append-only journals: one file a writer, one line an event, flushed and synced before anybody acts on it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from evo import events
+from evo.events import Entry, Event
+
+
+class Journal:
+    """The one file that this process appends to. It is opened exclusively: a restarted worker gets a new file."""
+
+    def __init__(self, folder: Path, writer: str, clock: Callable[[], float]) -> None:
+        self.writer = writer
+        self._clock = clock
+        self._file = os.open(folder / f"{writer}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+
+    def append(self, *facts: Event) -> None:
+        """Writes events as one write and one sync; when this returns they survive a power cut."""
+        text = "".join(events.dump(fact, self._clock()) + "\n" for fact in facts)
+        data = text.encode()
+        while data:
+            data = data[os.write(self._file, data) :]
+        os.fdatasync(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+class Journals:
+    """A live reader of everybody's files. It stops at each file's last newline, so a torn tail is never read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: dict[str, tuple[int, int]] = {}  # file name -> bytes read, lines read
+
+    def new_entries(self) -> Sequence[Entry]:
+        """Entries that appeared since the last call, by file and then in the order they were written.
+
+        A line that is no event is skipped, as a disk that failed once must not end a run; `damaged` counts them.
+        """
+        found: list[Entry] = []
+        with os.scandir(self._folder) as listing:
+            files = sorted((item.name, item.stat().st_size) for item in listing if item.name.endswith(".jsonl"))
+        for name, size in files:
+            position, line = self._seen.get(name, (0, 0))
+            if size <= position:
+                continue
+            with open(self._folder / name, "rb") as file:
+                file.seek(position)
+                whole, newline, _ = file.read().rpartition(b"\n")
+            if not newline:
+                continue
+            for raw in whole.split(b"\n"):
+                line += 1
+                try:
+                    at, event = events.load(raw.decode())
+                except ValueError:
+                    continue
+                found.append(Entry(name.removesuffix(".jsonl"), line, at, event))
+            self._seen[name] = (position + len(whole) + 1, line)
+        return found
+
+
+def writer_name(host: str, process: int, taken: Sequence[str]) -> str:
+    """A name for a new journal: host, process and the first free number."""
+    stem = re.sub(r"[^A-Za-z0-9_-]", "-", host)[:40] + f"-{process}"
+    number = 0
+    while f"{stem}-{number}" in taken:
+        number += 1
+    return f"{stem}-{number}"

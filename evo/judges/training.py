@@ -1,0 +1,413 @@
+"""Judges training programs: trained in one sandbox, scored in a second, checked for looking ahead in a third.
+
+The judge owns the clock, the data, the targets, the byte table, the row order, the log-softmax and the seeds. A program
+is two files. `train.py` has `train(run)`: builds what it likes, calls `run.open()` once, which returns the training tokens
+and starts the clock, and `run.submit(tensors)` at least once. `model.py` has `load(run, tensors)`, which returns
+`predict(tokens [B, t]) -> logits [B, t, vocabulary]`. evo/guests/training.py is the other end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+import random
+import secrets
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evo.benchmark import UserMistake
+from evo.judges.corpus import Corpus, order
+from evo.judges.loss import (
+    Cuts,
+    Floats,
+    NotFinite,
+    Windows,
+    bits_per_byte,
+    disagreement,
+    equivalent_seconds,
+    log_probabilities,
+    nats_of,
+)
+from evo.judges.turns import Late, Verdict, Watch, how_it_ended, last_output
+from evo.judges.wire import Closed, Foreign, Malformed, Peer, at_most, exactly, inspect_checkpoint, sealed
+from evo.outcome import Outcome, Status
+from evo.sandbox import Limits, Sandbox, SandboxError, Turn
+
+JUDGE_VERSION = "training-1"
+PRELOAD = ("numpy", "torch", "safetensors.torch")
+GUEST = Path(__file__).resolve().parent.parent / "guests" / "training.py"
+SUBMITS = 256  # checkpoints of one run; more is flooding
+TRUNCATED_SHARE = 8  # times the free scoring time; many small batches cost more than the few large ones
+QUESTION = struct.Struct("<?II")  # only the last position is wanted, rows, columns; then the tokens
+
+
+@dataclass(frozen=True)
+class Settings:
+    clock: str  # "cpu": CPU time of the program's process, all threads; "wall": the judge's monotonic clock
+    objective: str  # "race": equivalent seconds; "budget": bits per byte
+    window: int  # tokens in a window
+    windows: int  # validation windows of one evaluation
+    cap_s: float  # on the clock; a checkpoint that arrives later does not count
+    checkpoint_kb: float
+    score_s: float  # what scoring costs the base, private windows included, on the same clock
+    batch: int = 16  # windows that are answered at once
+    score_slack: float = 1.5  # free scoring time is score_s x score_slack; what exceeds it is added, twice it is WRONG
+    private_windows: int = 64
+    train_tokens: int | None = None  # None: the whole training part
+    vocabulary: int = 1024
+    corpus: str = "django"
+    build_s: float = 60.0  # wall seconds for what happens before the data opens
+    threads: int = 1
+    tolerance: float = 0.02  # nats, between log-probabilities of a truncated and of the whole window
+    target: float | None = None  # bits per byte, for a race
+    slope: float | None = None  # -dL / d ln t of the base
+    band: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.clock not in ("cpu", "wall"):
+            raise UserMistake(f"clock: expected cpu or wall, found '{self.clock}'")
+        if self.objective not in ("race", "budget"):
+            raise UserMistake(f"objective: expected race or budget, found '{self.objective}'")
+        if self.corpus != "django":
+            raise UserMistake(f"corpus: expected django, the only one there is, found '{self.corpus}'")
+        race = {"target": self.target, "slope": self.slope, "band": self.band}
+        if self.objective == "race" and (missing := [name for name, value in race.items() if value is None]):
+            raise UserMistake(f"objective race needs target, slope and band; missing: {', '.join(missing)}")
+        if self.objective == "budget" and (extra := [name for name, value in race.items() if value is not None]):
+            raise UserMistake(f"objective budget scores bits per byte alone; remove {', '.join(extra)}")
+        counts = ("window", "windows", "batch", "private_windows", "threads", "vocabulary")
+        for name in (*counts, "cap_s", "checkpoint_kb", "score_s", "score_slack", "build_s", "tolerance", "slope"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserMistake(f"{name}: expected a number above 0, found {value}")
+
+    @property
+    def free_score_s(self) -> float:
+        return self.score_s * self.score_slack
+
+
+@dataclass(frozen=True)
+class _Submitted:
+    """A checkpoint's bytes, and the judge's stamps when the last of them had arrived, from the opening of the data on."""
+
+    data: bytearray
+    cpu_s: float
+    wall_s: float
+
+
+@dataclass
+class TrainingJudge:
+    """`secret` keeps row orders and cuts from the candidate, who knows the seed; scores do not depend on it."""
+
+    settings: Settings
+    limits: Limits
+    root: Path
+    sandbox: Sandbox
+    corpus: Corpus
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(16), repr=False)
+
+    def __post_init__(self) -> None:
+        s = self.settings
+        if s.clock == "cpu" and (self.limits.children or not self.sandbox.level.refuses_processes):
+            raise UserMistake(
+                "clock = 'cpu' needs new processes to be refused, because their time would go uncounted: expected "
+                "children = false and a sandbox with seccomp; use that or a profile with clock = 'wall'"
+            )
+        if s.vocabulary != self.corpus.vocabulary:
+            raise UserMistake(f"vocabulary: expected {self.corpus.vocabulary} as in the corpus, found {s.vocabulary}")
+        try:
+            public = Windows.cut(self.corpus.validation, s.windows, s.window)
+            private = Windows.cut(self.corpus.private, s.private_windows, s.window)
+        except ValueError as error:
+            raise UserMistake(f"windows: {error}; ask for fewer or shorter ones") from error
+        # Both slices go through the same pass in one shuffled order, so that a program cannot treat them differently.
+        self._windows = Windows.join(public, private)
+
+    def judge(self, program: Path, *, stage: str, seed: int) -> Outcome:
+        """Every stage is judged alike: a cheaper first look would be a second, luckier chance."""
+        measures: dict[str, float] = {}
+        try:
+            return self._judge(program, seed, measures)
+        except Verdict as verdict:
+            return Outcome.failed(verdict.status, verdict.detail, **measures)
+        except SandboxError as error:
+            return Outcome.failed(Status.LOST, f"the sandbox could not be started: {error}", **measures)
+
+    def fingerprint(self) -> Mapping[str, str]:
+        return {
+            "judge": JUDGE_VERSION,
+            "corpus": self.corpus.hash,
+            "settings": json.dumps(asdict(self.settings), sort_keys=True),
+            "limits": json.dumps(asdict(self.limits), sort_keys=True),
+            "sandbox": self.sandbox.level.name,
+            "device": _processor(),
+            **{name: version(name) for name in ("torch", "numpy", "safetensors")},
+        }
+
+    def close(self) -> None:
+        """Nothing is held between evaluations; the sandbox belongs to whoever made it."""
+
+    def _judge(self, program: Path, seed: int, measures: dict[str, float]) -> Outcome:
+        s = self.settings
+        began = time.monotonic()
+        checkpoint, open_s = self._train(program, seed, measures)
+        try:
+            artifact = inspect_checkpoint(checkpoint)
+        except Malformed as error:
+            raise Verdict(Status.WRONG, f"checkpoint: {error}") from error
+        passes_s = self._score(program, seed, checkpoint, measures)
+        # Beyond the data phase and the scoring passes: starting, building, reaping, checking, arithmetic.
+        measures["overhead_s"] = time.monotonic() - began - open_s - passes_s
+        loss = measures["loss"]
+        if s.objective == "budget":
+            return Outcome.passed(loss, measures=measures, artifact=artifact)
+        assert s.target is not None and s.slope is not None and s.band is not None
+        score = equivalent_seconds(measures["seconds"], loss, target=s.target, slope=s.slope, band=s.band)
+        if score is None:
+            edge = f"target + band = {s.target:g} + {s.band:g}"
+            raise Verdict(Status.WRONG, f"loss {loss:.4f} bits per byte is above {edge}: not trained far enough")
+        return Outcome.passed(score, measures=measures, artifact=artifact)
+
+    # The first sandbox.
+
+    def _train(self, program: Path, seed: int, measures: dict[str, float]) -> tuple[bytes, float]:
+        """The checkpoint that counts, and how long the data was open on the wall."""
+        s = self.settings
+        with self._start(program, "train", seed, keep_output=True) as turn:
+            try:
+                peer = Peer(turn.channel)
+                stream = self._ready(turn, peer, seed, measures)
+                with sealed(stream.data) as fd:
+                    began = time.monotonic()
+                    last, in_time = self._collect(turn, peer, fd, measures)
+                    open_s = time.monotonic() - began
+                ending = turn.ending(0)
+                if ending is not None and ending.kind == "output":
+                    raise how_it_ended(turn, self.limits, "while training")
+                if last is None and not in_time:
+                    limit = f"{s.cap_s:g} s of {s.clock} time or {self.limits.wall_s:g} s in all"
+                    raise Verdict(Status.TIMEOUT, f"no checkpoint within {limit}{last_output(turn)}")
+                if last is None:
+                    raise how_it_ended(turn, self.limits, "without a checkpoint")
+            finally:
+                measures["peak_mb"] = turn.peak_mb()
+        measures.update(cpu_s=last.cpu_s, wall_s=last.wall_s, checkpoint_mb=len(last.data) / 2**20)
+        measures["seconds"] = last.cpu_s if s.clock == "cpu" else last.wall_s
+        return bytes(last.data), open_s
+
+    def _ready(self, turn: Turn, peer: Peer, seed: int, measures: dict[str, float]) -> NDArray[np.uint16]:
+        """Waits until the program asks for the data, and prepares its order meanwhile."""
+        s = self.settings
+        began = time.monotonic()
+        stream = order(self.corpus.train[: s.train_tokens], seed).astype("<u2")
+        watch = Watch(turn, self.limits, lambda: time.monotonic() - began, s.build_s)
+        try:
+            peer.receive({b"R": exactly(0)}, watch)
+        except Late:
+            raise Verdict(
+                Status.TIMEOUT, f"run.open() was not called within {s.build_s:g} s{last_output(turn)}"
+            ) from None
+        except Closed:
+            raise how_it_ended(turn, self.limits, "before run.open() was called") from None
+        except Foreign as error:
+            raise Verdict(Status.WRONG, f"before run.open(): {error}") from None
+        measures["build_s"] = time.monotonic() - began
+        return stream
+
+    def _collect(self, turn: Turn, peer: Peer, fd: int, measures: dict[str, float]) -> tuple[_Submitted | None, bool]:
+        """Opens the data and keeps the last checkpoint that came in time; nothing is told back.
+
+        The second value says whether the program ended by itself before its time was up.
+        """
+        s = self.settings
+        last, count = None, 0
+        sizes = {b"K": at_most(int(s.checkpoint_kb * 1024)), b"F": exactly(0)}
+        cpu_began, wall_began = turn.cpu_seconds(), time.monotonic()
+
+        def stamp() -> tuple[float, float]:
+            return turn.cpu_seconds() - cpu_began, time.monotonic() - wall_began
+
+        def clock() -> float:
+            return stamp()[s.clock == "wall"]
+
+        watch = Watch(turn, self.limits, clock, s.cap_s)
+        try:
+            peer.send(b"D", watch, fd=fd)
+            while (frame := peer.receive(sizes, watch)).kind == b"K":
+                cpu_s, wall_s = stamp()
+                if (wall_s if s.clock == "wall" else cpu_s) > s.cap_s:
+                    return last, False
+                last, count = _Submitted(frame.payload, cpu_s, wall_s), count + 1
+                measures["submits"] = float(count)
+                if count > SUBMITS:
+                    raise Verdict(Status.WRONG, f"expected at most {SUBMITS} checkpoints, found more")
+        except Foreign as error:
+            raise Verdict(Status.WRONG, f"checkpoint: {error}") from None
+        except Late:
+            return last, False
+        except Closed:
+            pass
+        return last, True
+
+    # The second and the third, which see neither training data nor each other.
+
+    def _score(self, program: Path, seed: int, checkpoint: bytes, measures: dict[str, float]) -> float:
+        """Measures the losses and adds excess scoring time to `seconds`; returns the wall time of both passes."""
+        s = self.settings
+        chance = random.Random(hashlib.sha256(self.secret + str(seed).encode()).digest())
+        cuts = Cuts.draw(len(self._windows), s.window, chance)
+        with (
+            self._start(program, "score", seed, keep_output=False) as scoring,
+            self._start(program, "score", seed, keep_output=False) as checking,  # builds while the other answers
+            sealed(checkpoint) as fd,
+        ):
+            first, second = _Scorer(s, self.limits, scoring), _Scorer(s, self.limits, checking)
+            nats, whole = self._whole_windows(first, fd, cuts, chance)
+            measures["score_s"] = first.used_s
+            targets = self._windows.targets
+            loss = bits_per_byte(nats[: s.windows], targets[: s.windows], self.corpus.token_bytes)
+            private = bits_per_byte(nats[s.windows :], targets[s.windows :], self.corpus.token_bytes)
+            if not math.isfinite(loss + private):
+                raise Verdict(Status.WRONG, "the loss is not finite: a token that occurs has probability 0")
+            truncated = self._truncated_windows(second, fd, cuts, chance)
+        at_cuts = targets[np.arange(len(targets)), cuts.last_shown]
+        if complaint := disagreement(whole, truncated, at_cuts, s.tolerance):
+            raise Verdict(Status.WRONG, complaint)
+        measures.update(loss=loss, private_loss=private, gap=private - loss)
+        measures["seconds"] += max(0.0, measures["score_s"] - s.free_score_s)
+        return first.wall_s + second.wall_s
+
+    def _whole_windows(
+        self, scorer: _Scorer, fd: int, cuts: Cuts, chance: random.Random
+    ) -> tuple[NDArray[np.float64], Floats]:
+        """Nats per target [N, T], and the log-probabilities [N, V] at every window's cut."""
+        s = self.settings
+        inputs, targets = self._windows.inputs, self._windows.targets
+        rows = np.array(chance.sample(range(len(inputs)), len(inputs)))
+        batches = [(rows[i : i + s.batch], s.window) for i in range(0, len(rows), s.batch)]
+        nats = np.empty(targets.shape)
+        at_cuts = np.empty((len(inputs), s.vocabulary), np.float32)
+        for batch, logits in scorer.answers(fd, inputs, batches, only_last=False, limit=2 * s.free_score_s):
+            log_p = _checked(logits)
+            nats[batch] = nats_of(log_p, targets[batch])
+            at_cuts[batch] = log_p[np.arange(len(batch)), cuts.last_shown[batch]]
+        return nats, at_cuts
+
+    def _truncated_windows(self, scorer: _Scorer, fd: int, cuts: Cuts, chance: random.Random) -> Floats:
+        """The log-probabilities [N, V] at every window's cut, from windows that end there."""
+        s = self.settings
+        groups = chance.sample(cuts.groups, len(cuts.groups))
+        found = np.empty((len(self._windows), s.vocabulary), np.float32)
+        limit = TRUNCATED_SHARE * s.free_score_s
+        for rows, logits in scorer.answers(fd, self._windows.inputs, groups, only_last=True, limit=limit):
+            found[rows] = _checked(logits)[:, 0]
+        return found
+
+    def _start(self, program: Path, role: str, seed: int, *, keep_output: bool) -> Turn:
+        s = self.settings
+        about = {"seed": seed, "vocabulary": s.vocabulary, "window": s.window, "threads": s.threads}
+        return self.sandbox.start(
+            GUEST,
+            program=program,
+            guest=GUEST.parent,
+            arguments=(role, json.dumps(about)),
+            limits=self.limits,
+            keep_output=keep_output,
+        )
+
+
+@dataclass
+class _Scorer:
+    """One scoring process. What it does wrong is told in sentences of a closed list, since it has seen validation text:
+    not one word or number of its own choosing may reach a journal or a prompt."""
+
+    settings: Settings
+    limits: Limits
+    turn: Turn
+    used_s: float = 0.0  # on the profile's clock, from the hand-over of the checkpoint to the last answer
+    wall_s: float = 0.0  # the same on the wall
+
+    def answers(
+        self,
+        fd: int,
+        inputs: NDArray[np.uint16],
+        batches: Sequence[tuple[NDArray[np.int64], int]],
+        *,
+        only_last: bool,
+        limit: float,
+    ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+        """Hands over the checkpoint and yields logits [rows, t or 1, V] for every (rows, t) of `batches`.
+
+        The next question is sent before an answer is worked on, so that both processes work; it is sent after the answer
+        has been read, so that neither can wait for the other to read first.
+        """
+        s, peer = self.settings, Peer(self.turn.channel)
+        began = time.monotonic()
+        building = Watch(self.turn, self.limits, lambda: time.monotonic() - began, s.build_s)
+        with self._sentences("importing model.py", Status.TIMEOUT, f"{s.build_s:g} s"):
+            peer.receive({b"R": exactly(0)}, building)
+        clock, opened = self._clock(), time.monotonic()
+        watch = Watch(self.turn, self.limits, clock, limit)
+        sizes = [len(rows) * (1 if only_last else columns) * s.vocabulary * 4 for rows, columns in batches]
+        with self._sentences("answering", Status.WRONG, f"{limit:.3g} s, twice what is free"):
+            peer.send(b"C", watch, fd=fd)
+            peer.send(b"W", watch, _question(inputs, batches[0], only_last))
+            for number, (rows, _) in enumerate(batches):
+                frame = peer.receive({b"L": exactly(sizes[number])}, watch)
+                self.used_s, self.wall_s = clock(), time.monotonic() - opened
+                if number + 1 < len(batches):
+                    peer.send(b"W", watch, _question(inputs, batches[number + 1], only_last))
+                yield rows, np.frombuffer(frame.payload, "<f4").reshape(len(rows), -1, s.vocabulary)
+
+    def _clock(self) -> Callable[[], float]:
+        if self.settings.clock == "wall":
+            began = time.monotonic()
+            return lambda: time.monotonic() - began
+        cpu_began = self.turn.cpu_seconds()
+        return lambda: self.turn.cpu_seconds() - cpu_began
+
+    @contextmanager
+    def _sentences(self, doing: str, late: Status, limit: str) -> Iterator[None]:
+        try:
+            yield
+        except Late:
+            raise Verdict(late, f"scoring: took more than {limit} for {doing}") from None
+        except Closed:
+            raise Verdict(Status.CRASHED, f"scoring: the process ended while {doing}") from None
+        except Foreign:
+            raise Verdict(
+                Status.WRONG,
+                f"scoring: expected logits [B, t, {self.settings.vocabulary}] while {doing}, found another size",
+            ) from None
+
+
+def _question(inputs: NDArray[np.uint16], batch: tuple[NDArray[np.int64], int], only_last: bool) -> bytes:
+    rows, columns = batch
+    return QUESTION.pack(only_last, len(rows), columns) + inputs[rows, :columns].tobytes()
+
+
+def _checked(logits: Floats) -> Floats:
+    try:
+        return log_probabilities(logits)
+    except NotFinite:
+        raise Verdict(Status.WRONG, "scoring: expected finite logits, found NaN or infinity") from None
+
+
+def _processor() -> str:
+    """The processor's name as the kernel gives it: CPU seconds of different models do not compare."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

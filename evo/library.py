@@ -1,0 +1,63 @@
+"""The technique library: one patch a file below genomes/<category>/, a few header lines and then the diff."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from evo.benchmark import Benchmark, UserMistake
+from evo.genome import Patch, PatchError, apply_diff
+
+SHIPPED = Path(__file__).resolve().parent.parent / "genomes"
+HEADERS = ("benchmark", "hypothesis", "source", "effect", "verdict")
+
+
+@dataclass(frozen=True)
+class Technique:
+    """A library file. `effect` and `verdict` are for people: no operator ever reads them."""
+
+    file: Path
+    benchmark: str
+    patch: Patch
+    effect: str = ""
+    verdict: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.file.stem
+
+
+def read(file: Path) -> Technique:
+    """One library file; the folder it lies in is the category that its author had in mind."""
+    header, separator, diff = file.read_text().partition("\n---\n")
+    if not separator:
+        raise UserMistake(f"{file}: expected header lines, a line '---' and a diff; found no '---'")
+    fields: dict[str, str] = {}
+    for line in header.splitlines():
+        key, colon, value = line.partition(":")
+        if key.startswith(" ") and fields:
+            fields[next(reversed(fields))] += " " + line.strip()
+        elif not colon or key not in HEADERS:
+            raise UserMistake(f"{file}: unknown header line {line!r}; valid keys are {', '.join(HEADERS)}")
+        else:
+            fields[key] = value.strip()
+    if missing := [key for key in ("benchmark", "hypothesis", "source") if key not in fields]:
+        raise UserMistake(f"{file}: header lacks {', '.join(missing)}")
+    patch = Patch(diff, (), fields["hypothesis"], fields["source"], file.parent.name)
+    return Technique(file, fields["benchmark"], patch, fields.get("effect", ""), fields.get("verdict", ""))
+
+
+def load(folder: Path = SHIPPED) -> list[Technique]:
+    return [read(file) for file in sorted(folder.glob("*/*.patch"))]
+
+
+def fitting(benchmark: Benchmark, folder: Path = SHIPPED) -> list[Patch]:
+    """Techniques whose diff applies to this benchmark's base as it is now, in the order of their file names."""
+    found = []
+    for technique in load(folder):
+        try:
+            apply_diff(technique.patch.diff, benchmark.base)
+        except PatchError:
+            continue  # written for another program
+        found.append(technique.patch)
+    return found

@@ -1,0 +1,154 @@
+"""Operators: from parents and context to a proposal. Each is one file; the mix and the registry are here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from deap import base as deap_base
+
+from evo import select, syntax
+from evo.archive import Archive
+from evo.benchmark import Benchmark
+from evo.chance import Chance
+from evo.events import Proposed, Rejected
+from evo.genome import Genome, PatchError, Tree, parse_diff
+from evo.operators import bundle, crossover, sweep, transplant
+from evo.operators.scene import Draft, Scene
+
+# shares of proposals without a model: transplant takes improve's and mutate's part (.52 + .16)
+MIX: Mapping[str, float] = {"transplant": 0.68, "crossover": 0.14, "sweep": 0.11, "bundle": 0.07}
+OPERATORS: Mapping[str, Callable[[Scene, str], Draft | None]] = {
+    "transplant": transplant.propose,
+    "crossover": crossover.propose,
+    "sweep": sweep.propose,
+    "bundle": bundle.propose,
+}
+
+
+@dataclass(frozen=True)
+class Control:
+    """A comparison run shares every line with the search but the one choice that names it."""
+
+    mix: Mapping[str, float]
+    parents: str = "front"  # or base, best, latest, uniform
+    library: bool = True
+
+
+CONTROLS: Mapping[str, Control] = {
+    "best-of-n": Control({"transplant": 0.75, "bundle": 0.25}, parents="base"),
+    "greedy": Control(MIX, parents="best"),
+    "latest": Control(MIX, parents="latest"),
+    "uniform": Control(MIX, parents="uniform"),
+    "sweep-only": Control({"sweep": 1.0}, parents="best"),
+    "no-crossover": Control({k: v for k, v in MIX.items() if k != "crossover"}),
+    "no-library": Control({"sweep": 0.8, "crossover": 0.2}, library=False),
+    "no-novelty": Control(MIX),
+    "aa": Control(MIX),
+}
+
+
+def toolbox(control: str | None) -> deap_base.Toolbox:
+    """DEAP's registry: what a step of the search calls by name, so that a control replaces one entry."""
+    box = deap_base.Toolbox()
+    choice = CONTROLS[control] if control else Control(MIX)
+    for name, operator in OPERATORS.items():
+        box.register(name, operator)
+    box.register("select", PARENTS[choice.parents])
+    return box
+
+
+def _front(archive: Archive, chance: Chance, novelty: float, without: tuple[str, ...]) -> str | None:
+    return select.parent(archive, chance, novelty, without)
+
+
+def _base(archive: Archive, chance: Chance, novelty: float, without: tuple[str, ...]) -> str | None:
+    return None if archive.base in without else archive.base
+
+
+def _best(archive: Archive, chance: Chance, novelty: float, without: tuple[str, ...]) -> str | None:
+    return next((name for name in archive.front() if name not in without), None)
+
+
+def _latest(archive: Archive, chance: Chance, novelty: float, without: tuple[str, ...]) -> str | None:
+    names = [m.name for m in archive.members() if (m.scores or m.name == archive.base) and not m.barred]
+    return next((name for name in reversed(names) if name not in without), None)
+
+
+def _uniform(archive: Archive, chance: Chance, novelty: float, without: tuple[str, ...]) -> str | None:
+    names = [name for name in [archive.base, *archive.elites().values()] if name not in without]
+    return chance.pick("parent", names) if names else None
+
+
+PARENTS: Mapping[str, Callable[..., str | None]] = {
+    "front": _front,
+    "base": _base,
+    "best": _best,
+    "latest": _latest,
+    "uniform": _uniform,
+}
+
+
+def propose(scene: Scene, benchmark: Benchmark, box: deap_base.Toolbox, mix: Mapping[str, float]) -> Proposed | Rejected:
+    """One proposal: an operator by its share, a parent, a draft; other operators where the first has nothing left."""
+    order = _ordered(scene.chance, mix)
+    for operator in order:
+        without: tuple[str, ...] = ()
+        while (parent := box.select(scene.archive, scene.chance, scene.novelty, without)) is not None:
+            draft = getattr(box, operator)(scene, parent)
+            if draft is not None:
+                return settle(scene, benchmark, operator, draft)
+            without = (*without, parent)
+    return Rejected(scene.chance.thread, scene.chance.number, "none", (), "nothing left to propose")
+
+
+def settle(scene: Scene, benchmark: Benchmark, operator: str, draft: Draft) -> Proposed | Rejected:
+    """Turns a draft into an event: it is built, looked at and compared with everything tried before."""
+    slot = scene.chance.thread, scene.chance.number
+    patches = tuple(patch.name for patch in draft.genome.patches)
+    try:
+        allowed(draft.genome, benchmark)
+        program = scene.build(draft.genome)
+        for path, text in program.items():
+            if path.endswith(".py"):
+                compile(text, path, "exec", dont_inherit=True)
+    except PatchError as error:
+        return Rejected(*slot, operator, draft.parents, str(error))
+    except (SyntaxError, ValueError) as error:
+        return Rejected(*slot, operator, draft.parents, f"does not parse: {error}")
+    identity, seedless = syntax.identity(program), syntax.identity(program, ignore_seeds=True)
+    if scene.novel and (objection := scene.tried.objection(patches, identity, seedless)):
+        return Rejected(*slot, operator, draft.parents, objection)
+    return Proposed(
+        *slot,
+        operator,
+        draft.parents,
+        draft.genome.name,
+        patches,
+        tuple(patch for patch in draft.genome.patches if patch.name not in scene.known),
+        syntax.category(benchmark.base, program, benchmark.regions),
+        syntax.footprint(benchmark.base, program).label,
+        identity,
+        seedless,
+    )
+
+
+def allowed(genome: Genome, benchmark: Benchmark) -> None:
+    """Raises PatchError for an edit outside the editable files."""
+    for patch in genome.patches:
+        for path in parse_diff(patch.diff):
+            if not benchmark.is_editable(path):
+                raise PatchError(f"{path} may not be changed; editable are {', '.join(benchmark.editable)}")
+
+
+def _ordered(chance: Chance, mix: Mapping[str, float]) -> list[str]:
+    """All operators, the first drawn by its share and then the next from the rest."""
+    left, order = dict(mix), []
+    while left:
+        name = chance.pick(("operator", len(order)), sorted(left), [left[key] for key in sorted(left)])
+        order.append(name)
+        del left[name]
+    return order
+
+
+__all__ = ["CONTROLS", "MIX", "Control", "Draft", "Scene", "Tree", "propose", "settle", "toolbox"]

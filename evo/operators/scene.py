@@ -1,0 +1,34 @@
+"""What an operator may look at, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from evo.archive import Archive
+from evo.chance import Chance
+from evo.genome import Genome, Patch, Tree
+from evo.novelty import Tried
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The archive, the technique library and chance, at the moment of one proposal."""
+
+    archive: Archive
+    tried: Tried
+    genome: Callable[[str], Genome]
+    build: Callable[[Genome], Tree]
+    known: Collection[str]  # names of patches that the run's journals hold already
+    library: Sequence[Patch]
+    base: Tree
+    editable: Callable[[str], bool]
+    chance: Chance
+    novelty: float = 1.0
+    novel: bool = True  # False only in the control that measures what the novelty check is worth
+
+
+@dataclass(frozen=True)
+class Draft:
+    parents: tuple[str, ...]
+    genome: Genome

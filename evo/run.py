@@ -1,0 +1,234 @@
+"""`python -m evo.run`: begins, resumes or joins a run, shows its progress and writes what it found."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from types import FrameType
+
+from tqdm import tqdm
+
+from evo import benchmark as benchmarks
+from evo import genome, inspect, journal, search
+from evo.benchmark import Benchmark, Profile, UserMistake
+from evo.events import Certified, Noted, Refuted
+from evo.operators import CONTROLS
+from evo.rundir import RunDir, RunSettings, write_program, write_text
+
+EXIT_MISTAKE, EXIT_NO_ISOLATION, EXIT_INTERRUPTED = 2, 3, 130
+POLL_S = 0.25
+GRACE_S = 120.0  # after the first Ctrl-C a worker may finish what it is judging
+
+
+def options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m evo.run", description="Searches over patches of a program.")
+    parser.add_argument("--benchmark", metavar="NAME|FOLDER", help="a shipped benchmark or a folder with benchmark.toml")
+    parser.add_argument("--profile", help="of the benchmark; its first one where none is named")
+    parser.add_argument("--out", type=Path, help="the run directory; an existing run there is resumed or joined")
+    parser.add_argument("--evaluations", type=int, help="judged tasks in all, certification and base runs included")
+    parser.add_argument("--minutes", type=float, help="wall clock of this call, certification included")
+    parser.add_argument("--workers", type=int, help="local worker processes")
+    parser.add_argument("--role", choices=("both", "propose", "judge"), default="both", help="of these workers")
+    parser.add_argument("--threads", type=int, default=1, help="lines of research side by side over one archive")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--novelty", type=float, default=1.0, help="0 to 10: how often a parent comes from outside the front")
+    parser.add_argument("--control", choices=sorted(CONTROLS), help="a comparison run instead of the search")
+    parser.add_argument("--certify", type=Path, metavar="DIR", help="certify a run's best again, with leave-one-out")
+    parser.add_argument("--allow-unisolated", action="store_true", help="go on where this machine cannot isolate")
+    found = parser.parse_args(arguments)
+    if found.certify is None and found.benchmark is None and found.out is None:
+        parser.error("--benchmark NAME or --certify DIR is needed")
+    for name, low, high in (("workers", 1, 256), ("threads", 1, 64), ("novelty", 0, 10), ("evaluations", 4, 10**7)):
+        value = getattr(found, name)
+        if value is not None and not low <= value <= high:
+            raise UserMistake(f"--{name}: expected {low} to {high}, found {value}")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    try:
+        found = options(arguments)
+        if found.certify is not None:
+            from evo import recertify
+
+            return recertify.main(found.certify, found.allow_unisolated)
+        return run(found)
+    except UserMistake as mistake:
+        print(f"evo.run: {mistake}", file=sys.stderr)
+        return EXIT_NO_ISOLATION if type(mistake).__name__ == "NoIsolation" else EXIT_MISTAKE
+
+
+def run(found: argparse.Namespace) -> int:
+    directory, benchmark, profile = prepared(found)
+    settings = directory.settings()
+    if benchmark.judge in ("training", "answer"):
+        from evo.sandbox import require
+
+        print(require(found.allow_unisolated), file=sys.stderr)
+    minutes = found.minutes if found.minutes is not None else settings.minutes
+    workers = found.workers or default_workers(profile)
+    print(f"{benchmark.name}/{profile.name}: {workers} worker(s), run directory {directory.path}", file=sys.stderr)
+    command = [sys.executable, "-m", "evo.worker", str(directory.path), "--role", found.role, "--parent", str(os.getpid())]
+    command += ["--minutes", str(minutes)] if minutes else []
+    command += ["--allow-unisolated"] if found.allow_unisolated else []
+    began = len(list(directory.logs.glob("*.log")))
+    crew = [_spawn(command, directory.logs / f"worker-{began + i}.log") for i in range(workers)]
+    state = search.State(settings, benchmark)
+    interrupted = watch(state, directory, crew, minutes)
+    state.extend([])
+    save_best(state, directory, benchmark)
+    if failure := state.base_failure():
+        raise UserMistake(f"{benchmark.name}: {failure}")
+    print(inspect.table(state, benchmark, profile))
+    if interrupted:
+        print(f"interrupted; everything is saved, the same command on --out {directory.path} goes on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    if broken := [worker.returncode for worker in crew if worker.returncode not in (0, None)]:
+        raise UserMistake(f"{len(broken)} worker(s) ended with an error; see {directory.logs}")
+    return 0
+
+
+def prepared(found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
+    """The run directory: made anew, or checked to be of this benchmark and to have at least this budget."""
+    if found.out is not None and RunDir(found.out).exists():
+        return resumed(RunDir(found.out.resolve()), found)
+    if found.benchmark is None:
+        raise UserMistake(f"{found.out} is not a run yet; name its --benchmark")
+    benchmark = benchmarks.load(found.benchmark)
+    profile = benchmark.profile(found.profile)
+    out = found.out or _fresh(Path("runs") / f"{benchmark.name}-{date.today():%Y%m%d}")
+    directory = RunDir(out.resolve())
+    budget, noise = profile.budget, profile.noise
+    evaluations = found.evaluations or budget.evaluations
+    directory.create(
+        RunSettings(
+            benchmark=benchmark.name if benchmark.root.parent == benchmarks.SHIPPED else str(benchmark.root),
+            profile=profile.name,
+            base=genome_of(benchmark),
+            seed=found.seed,
+            threads=found.threads,
+            novelty=found.novelty,
+            control=found.control,
+            evaluations=evaluations,
+            minutes=found.minutes if found.minutes is not None else (None if found.evaluations else budget.minutes),
+            reserve=max(budget.reserve if not found.evaluations else 16, evaluations // 20),
+            base_runs=budget.base_runs,
+            noise_sd=noise.sd,
+            noise_df=noise.df,
+            pair_sd=noise.of_pair,
+            typical_gain=noise.typical_gain,
+        )
+    )
+    return directory, benchmark, profile
+
+
+def resumed(directory: RunDir, found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
+    settings = directory.settings()
+    benchmark = benchmarks.load(found.benchmark or settings.benchmark)
+    asked = benchmark.name if benchmark.root.parent == benchmarks.SHIPPED else str(benchmark.root)
+    if asked != settings.benchmark:
+        raise UserMistake(f"{directory.path} is a run of {settings.benchmark}, not of {asked}; choose another --out")
+    if found.profile is not None and found.profile != settings.profile:
+        raise UserMistake(f"{directory.path} runs profile {settings.profile}, not {found.profile}; choose another --out")
+    if genome_of(benchmark) != settings.base:
+        raise UserMistake(
+            f"{directory.path} was begun with base {settings.base}, the program is now {genome_of(benchmark)}; "
+            "restore it or choose another --out"
+        )
+    if found.evaluations is not None and found.evaluations > settings.evaluations:
+        directory.rewrite(dataclasses.replace(settings, evaluations=found.evaluations))
+    return directory, benchmark, benchmark.profile(settings.profile)
+
+
+def genome_of(benchmark: Benchmark) -> str:
+    return benchmark.base_hash
+
+
+def default_workers(profile: Profile) -> int:
+    """One for each core up to four on a CPU; more open more lines of research, not more of the same."""
+    return max(1, min(4, os.cpu_count() or 1))
+
+
+def _fresh(stem: Path) -> Path:
+    number = 1
+    while (path := stem.with_name(f"{stem.name}-{number}")).exists():
+        number += 1
+    return path
+
+
+def _spawn(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    # a session of their own: Ctrl-C reaches us alone and we decide what it means for them
+    with open(log, "wb") as file:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
+
+
+# --- watching ------------------------------------------------------------------------------------------------------
+
+
+def watch(
+    state: search.State, directory: RunDir, crew: Sequence[subprocess.Popen[bytes]], minutes: float | None
+) -> bool:
+    """Shows progress until the workers are done; True if the user interrupted. Ctrl-C twice ends at once."""
+    interrupts: list[float] = []
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        interrupts.append(time.monotonic())
+        for worker in crew:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGTERM if len(interrupts) == 1 else signal.SIGKILL)
+
+    previous = [(number, signal.signal(number, interrupt)) for number in (signal.SIGINT, signal.SIGTERM)]
+    journals = journal.Journals(directory.events)
+    deadline = time.monotonic() + 60 * minutes if minutes else None
+    try:
+        with tqdm(total=state.settings.evaluations, unit="eval", dynamic_ncols=True, smoothing=0.1) as bar:
+            while any(worker.poll() is None for worker in crew):
+                _show(state, journals, bar, deadline)
+                time.sleep(POLL_S)
+            _show(state, journals, bar, deadline)
+    finally:
+        for number, handler in previous:
+            signal.signal(number, handler)
+    return bool(interrupts)
+
+
+def _show(state: search.State, journals: journal.Journals, bar: tqdm, deadline: float | None) -> None:
+    entries = journals.new_entries()
+    state.extend(entries)
+    for entry in entries:
+        if isinstance(entry.event, Certified | Refuted):
+            bar.write(inspect.verdict_line(state, entry.event), file=sys.stderr)
+        elif isinstance(entry.event, Noted):
+            bar.write(f"note: {entry.event.text}", file=sys.stderr)
+    bar.update(min(state.used, bar.total) - bar.n)
+    best = next(iter(state.archive.ranking()), None)
+    gain = state.archive.posterior(best) * state.settings.typical_gain if best else 0.0
+    champion = state.champion()
+    bar.set_postfix_str(
+        f"best {state.objective.describe(gain) if best else '-'}, "
+        f"certified {state.objective.describe(champion.gain) if champion else '-'}"
+        + (f", {max(0.0, deadline - time.monotonic()) / 60:.1f} min left" if deadline else ""),
+        refresh=True,
+    )
+
+
+def save_best(state: search.State, directory: RunDir, benchmark: Benchmark) -> None:
+    """Writes the champion's program and one patch for `git apply`; nothing where nothing is certified."""
+    champion = state.champion()
+    if champion is None:
+        return
+    program = state.program(state.genome(champion.genome))
+    write_program(directory.best / "program", program)
+    write_text(directory.best / "champion.patch", genome.diff_trees(benchmark.base, program))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,423 @@
+"""Runs a candidate where it can reach nothing: the judge's side of the fork server.
+
+    with Sandbox() as sandbox, sandbox.start(script, program=..., guest=..., limits=Limits(wall_s=10)) as turn:
+        turn.channel.sendall(question)
+        ...
+        turn.cpu_seconds()
+
+What it does not cover: the kernel itself, hardware side channels, the memory of many processes taken together (with
+`children`, each one has the whole `memory_mb`), and two turns that run at the same time and want to signal to each other
+through the load they put on the machine. Let turns that must share nothing run one after the other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+FORKSERVER = Path(__file__).with_name("forkserver.py")
+TAIL = 8192  # bytes of output kept
+BOOT_S = 600.0  # importing torch from a cluster's shared file system can take minutes
+SETUP_S = 60.0
+REAP_S = 60.0  # a process that holds a GPU's memory takes its time to end
+
+ENVIRONMENT: Mapping[str, str] = MappingProxyType(
+    {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": "/scratch",
+        "TMPDIR": "/scratch",
+        "USER": "candidate",
+        "TZ": "UTC",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+)
+
+
+class NoIsolation(Exception):
+    """This machine cannot keep a candidate from the rest of it; evo goes on only where the user says so."""
+
+
+class SandboxError(Exception):
+    """A sandbox could not be set up; no code of a candidate has run, so the failure is ours."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one turn may use; reaching `wall_s` or `output_kb` kills it, the others make the call that exceeds them fail."""
+
+    wall_s: float  # from the candidate's start to the end of the turn
+    memory_mb: int | None = 2048  # address space of each process; None where CUDA runs, which reserves far more than it uses
+    scratch_mb: int = 64
+    file_mb: int = 64
+    output_kb: int = 8192
+    children: bool = False  # False: no new process, no exec, no file lock; threads are allowed
+    threads: int = 64  # with `children` processes and threads together
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One wall: what it stops, whether it holds on this machine, and the reason where it does not."""
+
+    name: str
+    holds: bool
+    stops: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Level:
+    """Which walls hold; `allow_unisolated` is the user's word that a run without the first two may go on."""
+
+    layers: tuple[Layer, ...] = ()
+    allow_unisolated: bool = False
+
+    @property
+    def isolated(self) -> bool:
+        return all(layer.holds for layer in self.layers if layer.name in ("processes", "files"))
+
+    @property
+    def name(self) -> str:
+        if not self.layers or not self.isolated:
+            return "none"
+        return "full" if all(layer.holds for layer in self.layers) else "partial"
+
+    def describe(self) -> str:
+        lines = [f"sandbox: {self.name}"]
+        for layer in self.layers:
+            why = "" if layer.holds else f" ({layer.reason})"
+            lines.append(f"  {'holds  ' if layer.holds else 'MISSING'} {layer.name:13}{layer.stops}{why}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a turn's process ended: `exited` (code), `killed` (code is the signal), `wall`, `output`, or `lost`.
+
+    `lost` is the host's failure: the sandbox was killed from outside, which nothing inside it can bring about.
+    """
+
+    kind: str
+    code: int | None = None
+
+    def __str__(self) -> str:
+        if self.kind == "killed" and self.code is not None:
+            return f"killed by {signal.Signals(self.code).name if self.code in set(signal.Signals) else self.code}"
+        return f"exited with {self.code}" if self.kind == "exited" else self.kind
+
+
+def probe(*, allow_unisolated: bool = False, drop_user: bool = True) -> Level:
+    """Tries every layer on this machine, in processes that are gone afterwards; needs no isolation to hold."""
+    try:
+        with Sandbox(level=Level(allow_unisolated=True), drop_user=drop_user) as sandbox:
+            return Level(sandbox.level.layers, allow_unisolated)
+    except SandboxError as error:
+        layers = tuple(Layer(name, False, "everything", str(error)) for name in ("processes", "files"))
+        return Level(layers, allow_unisolated)
+
+
+class Sandbox:
+    """One fork server with `preload` imported; it dies with the process, and the thread if not the main one, that made it.
+
+    A turn's program and guest directories must be readable by others (chmod 755; `tempfile.mkdtemp` makes 700): as root,
+    a candidate runs under a uid of its own. `drop_user=False` keeps one uid, for CUDA IPC, which refuses two.
+    """
+
+    def __init__(self, *, preload: Sequence[str] = (), level: Level | None = None, drop_user: bool = True):
+        self._preload, self._drop_user = list(preload), drop_user
+        self._allow_unisolated = level is not None and level.allow_unisolated
+        self._lock = threading.Lock()
+        self.level = self._boot()
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the fork server and with it every turn that still runs."""
+        self._socket.close()
+        self._process.wait()
+
+    def start(
+        self,
+        script: Path,
+        *,
+        program: Path,
+        guest: Path,
+        arguments: Sequence[str] = (),
+        limits: Limits,
+        keep_output: bool = True,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> Turn:
+        """Runs `script`, which lies in `guest`; returns once it runs.
+
+        SandboxError means that it never began. A dead fork server is replaced once.
+        """
+        program, guest = program.resolve(strict=True), guest.resolve(strict=True)
+        request = {
+            "script": str(script.resolve().relative_to(guest) if script.is_absolute() else script),
+            "program": str(program),
+            "guest": str(guest),
+            "arguments": list(arguments),
+            "limits": asdict(limits),
+            "environment": {**ENVIRONMENT, **environment},
+        }
+        return self._begin(request, limits, keep_output) or self._again(request, limits, keep_output)
+
+    def _again(self, request: dict[str, Any], limits: Limits, keep_output: bool) -> Turn:
+        with self._lock:
+            if self._process.poll() is None:
+                self._process.kill()
+            self._socket.close()
+            self._process.wait()
+            self.level = self._boot()
+        turn = self._begin(request, limits, keep_output)
+        if turn is None:
+            raise SandboxError("the fork server died twice while it started a turn; see the kernel's log for the reason")
+        return turn
+
+    def _begin(self, request: dict[str, Any], limits: Limits, keep_output: bool) -> Turn | None:
+        """One try; None where the fork server is gone."""
+        channel, channel_inside = socket.socketpair()
+        control, control_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        output, output_inside = os.pipe() if keep_output else (None, None)
+        inside = [channel_inside.fileno(), control_inside.fileno(), *([output_inside] if output_inside is not None else [])]
+        turn = Turn(channel, control, output, limits)
+        try:
+            with self._lock:
+                socket.send_fds(self._socket, [json.dumps(request).encode()], inside)
+        except (BrokenPipeError, ConnectionResetError):
+            turn.close()
+            return None
+        finally:
+            channel_inside.close()
+            control_inside.close()
+            if output_inside is not None:
+                os.close(output_inside)
+        try:
+            began = turn.begin()
+        except BaseException:
+            turn.close()
+            raise
+        if not began:
+            turn.close()
+            return None
+        return turn
+
+    def _boot(self) -> Level:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        package = Path(__file__).resolve().parent
+        configuration = {
+            "preload": self._preload,
+            "hidden": [str(package), str(package.parent / ".data")],
+            "allow_unisolated": self._allow_unisolated,
+            "drop_user": self._drop_user,
+        }
+        # The kernel's death signal follows the thread that started a process. Elsewhere than in the main thread only
+        # the closed socket tells the server that its judge is gone.
+        where = "main" if threading.current_thread() is threading.main_thread() else "thread"
+        log = os.memfd_create("forkserver")
+        try:
+            # -I would make the interpreter ignore PYTHONHASHSEED; with an environment built here, -P and -s do the same.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-s", "-B", str(FORKSERVER), str(theirs.fileno()), where],
+                env=dict(ENVIRONMENT),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+            theirs.close()
+            self._socket.settimeout(BOOT_S)
+            try:
+                self._socket.send(json.dumps(configuration).encode())
+                answer = self._socket.recv(1 << 18)
+            except (BrokenPipeError, ConnectionResetError):
+                answer = b""
+            except TimeoutError:
+                self._process.kill()
+                raise SandboxError(f"the fork server was not ready after {BOOT_S:.0f} s: preload {self._preload}") from None
+            self._socket.settimeout(None)
+            hello = json.loads(answer) if answer else {"error": "it ended without a word"}
+            if "error" in hello:
+                self.close()
+                said = os.pread(log, TAIL, 0).decode(errors="replace").strip()
+                raise SandboxError(f"the fork server did not start: {hello['error']} {said}".strip())
+        finally:
+            os.close(log)
+        level = Level(tuple(Layer(*layer) for layer in hello["layers"]), self._allow_unisolated)
+        if not level.isolated and not self._allow_unisolated:
+            self.close()
+            missing = [layer for layer in level.layers if layer.name in ("processes", "files") and not layer.holds]
+            raise NoIsolation(f"this machine cannot isolate a candidate: {missing[0].name}: {missing[0].reason}")
+        return level
+
+
+class Turn:
+    """One process in the sandbox; leaving it as a context manager kills and reaps it and everything it started.
+
+    A thread of the judge drains the output, keeps the deadline and hears the ending, whatever the judge itself waits for:
+    when it kills, the channel ends. `channel` belongs to the caller until the turn is left.
+    """
+
+    def __init__(self, channel: socket.socket, control: socket.socket, output: int | None, limits: Limits):
+        self.channel = channel
+        self._control, self._output, self._limits = control, output, limits
+        self._pidfds: list[int] = []  # init, candidate
+        self._pid = 0
+        self._verdict: str | None = None  # why this side killed
+        self._ending: Ending | None = None
+        self._ended = threading.Event()
+        self._tail = b""
+        self._written = 0
+        self._peak_kb = 0
+        self._cpu: float | None = None
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> bool:
+        """Waits until the candidate runs; False if the fork server died before, SandboxError if the set-up failed."""
+        self._control.settimeout(SETUP_S)
+        try:
+            message, self._pidfds, _, _ = socket.recv_fds(self._control, 1 << 16, 2)
+        except TimeoutError:
+            raise SandboxError(f"the sandbox was not set up after {SETUP_S:.0f} s") from None
+        except ConnectionResetError:
+            return False
+        if not message:
+            return False
+        answer = json.loads(message)
+        if "error" in answer:
+            raise SandboxError(f"the sandbox could not be set up: {answer['error']}")
+        self._control.settimeout(None)
+        with open(f"/proc/self/fdinfo/{self._pidfds[1]}") as info:  # the kernel translates the pid into this namespace
+            self._pid = next(int(line[4:]) for line in info if line.startswith("Pid:"))
+        self._thread = threading.Thread(target=self._watch, args=(time.monotonic() + self._limits.wall_s,), daemon=True)
+        self._thread.start()
+        return True
+
+    def __enter__(self) -> Turn:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the candidate's process, all its threads, from its fork on; not that of its children."""
+        # The clock's number as the kernel builds it from a process id: ~pid << 3 | 2 (all threads, scheduler's count).
+        return time.clock_gettime(~self._pid << 3 | 2) if self._cpu is None else self._cpu
+
+    def peak_mb(self) -> float:
+        """Largest resident memory so far, of the candidate's process or, at its end, of its largest waited-for child."""
+        if not self._peak_kb and self._cpu is None:
+            try:
+                with open(f"/proc/{self._pid}/status") as status:
+                    return next((int(line.split()[1]) for line in status if line.startswith("VmHWM")), 0) / 1024
+            except FileNotFoundError:
+                return 0.0
+        return self._peak_kb / 1024
+
+    def ending(self, timeout: float | None = 0) -> Ending | None:
+        """How it ended, waiting up to `timeout` seconds (None: as long as it takes); None while it runs."""
+        self._ended.wait(timeout)
+        return self._ending
+
+    def output(self) -> str:
+        """The last 8 KB of stdout and stderr, complete once it has ended."""
+        return self._tail.decode(errors="replace")
+
+    def kill(self) -> None:
+        """Kills the candidate's process; its clock stays readable until the turn is left."""
+        self._signal(1)
+
+    def close(self) -> None:
+        if self._pidfds and self._cpu is None:
+            self._cpu = self.cpu_seconds()
+            self._signal(1)
+            if self._ended.wait(0) or self._limits.children is None:
+                pass
+            self._control.shutdown(socket.SHUT_WR)
+            self._signal(0)
+            poller = select.poll()
+            poller.register(self._pidfds[0], select.POLLIN)
+            if not poller.poll(REAP_S * 1000):
+                raise SandboxError(f"process {self._pid} of a sandbox was killed but is still there after {REAP_S:.0f} s")
+        if self._thread is not None:
+            self._thread.join()
+        for fd in self._pidfds:
+            os.close(fd)
+        self._pidfds = []
+        self.channel.close()
+        self._control.close()
+        if self._output is not None:
+            os.close(self._output)
+            self._output = None
+
+    def _signal(self, which: int) -> None:
+        try:
+            signal.pidfd_send_signal(self._pidfds[which], signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def _watch(self, deadline: float) -> None:
+        poller = select.poll()
+        poller.register(self._control, select.POLLIN)
+        if self._output is not None:
+            os.set_blocking(self._output, False)
+            poller.register(self._output, select.POLLIN)
+        while True:
+            left = None if self._verdict else max(0.0, deadline - time.monotonic())
+            ready = poller.poll(None if left is None else left * 1000)
+            if not ready and left is not None and time.monotonic() >= deadline:
+                self._condemn("wall")
+            for fd, _ in ready:
+                if fd == self._output and not self._drain():
+                    poller.unregister(fd)
+            if any(fd == self._control.fileno() for fd, _ in ready):
+                break
+        try:
+            message = self._control.recv(1 << 16)
+        except ConnectionResetError:
+            message = b""
+        while self._output is not None and self._verdict != "output" and self._drain():
+            pass
+        report = json.loads(message) if message else {"how": "lost" if self._cpu is None else "killed", "code": None}
+        self._peak_kb = report.get("peak_kb", 0)
+        code = report["code"] if message or self._cpu is None else signal.SIGKILL
+        self._ending = Ending(self._verdict) if self._verdict else Ending(report["how"], code)
+        self._ended.set()
+
+    def _drain(self) -> bool:
+        """Reads what is there, at most one pipe's worth; False when nothing is left to come or nothing is there."""
+        assert self._output is not None
+        try:
+            data = os.read(self._output, 1 << 16)
+        except BlockingIOError:
+            return False
+        self._written += len(data)
+        self._tail = (self._tail + data)[-TAIL:]
+        if self._written > self._limits.output_kb << 10:
+            self._condemn("output")
+        return bool(data)
+
+    def _condemn(self, verdict: str) -> None:
+        self._verdict = self._verdict or verdict
+        self._signal(1)

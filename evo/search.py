@@ -1,0 +1,481 @@
+"""The state of a search as a fold over its events, and what is to be done next in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from evo import certify, genome, stats, syntax
+from evo.archive import Archive, Member
+from evo.benchmark import Benchmark, Objective
+from evo.events import (
+    Budgeted,
+    Certified,
+    Entry,
+    Evaluated,
+    Lost,
+    Marked,
+    Noted,
+    Proposed,
+    Quarantined,
+    Refuted,
+    Rejected,
+    Started,
+    Stopped,
+    Task,
+)
+from evo.genome import Genome, Patch, Tree
+from evo.novelty import Tried
+from evo.outcome import Outcome, Status
+from evo.rundir import RunSettings
+
+LOST_LIMIT = 3  # a task that we failed to judge this often is given up
+PROGRAMS_KEPT = 64  # built programs; a large one is 90 KB
+SHORT = 300  # evaluations; shorter runs validate once, at the end, with fewer finalists
+
+
+# --- steps: what a worker can do -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Judge:
+    task: Task
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One pair of a certification, or the verdict if the pairs so far decide."""
+
+    round: int
+    candidate: str
+    rival: str  # the base; in a leave-one-out the genome without the patch
+    stage: str
+    k: int
+
+
+@dataclass(frozen=True)
+class OpenRound:
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Propose:
+    thread: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Done:
+    reason: str
+
+
+Step = Judge | Pair | OpenRound | Propose | Done
+
+
+# --- the fold ------------------------------------------------------------------------------------------------------
+
+
+class State:
+    """Everything known about a run. It depends on the set of entries only, not on their order."""
+
+    def __init__(self, settings: RunSettings, benchmark: Benchmark) -> None:
+        self.settings = settings
+        self.objective: Objective = benchmark.objective
+        self.base_tree: Tree = benchmark.base
+        self.base = Genome(settings.base)
+        self.patches: dict[str, Patch] = {}
+        self.slots: dict[tuple[int, int], tuple[tuple[str, int], Proposed | Rejected]] = {}
+        self.proposals: dict[str, Proposed] = {}  # by genome; the smallest (thread, number) names it
+        self.outcomes: dict[Task, tuple[tuple[str, int], Evaluated]] = {}
+        self.losses: dict[Task, int] = {}
+        self.rounds: dict[int, tuple[tuple[str, int], Budgeted]] = {}
+        self.verdicts: dict[tuple[int, str], tuple[tuple[str, int], Certified | Refuted]] = {}
+        self.quarantined: dict[str, str] = {}
+        self.marks: dict[str, dict[str, tuple[float, tuple[str, int]]]] = {}
+        self.starts: list[tuple[tuple[str, int], float, Started]] = []
+        self.notes: list[tuple[tuple[str, int], float, str]] = []
+        self.stops: list[tuple[tuple[str, int], float, str]] = []
+        self.first_at = math.inf
+        self.last_at = -math.inf
+        self.usd = 0.0
+        self.seconds = 0.0
+        self.lost = 0
+        self.loss_reason = ""
+        self._open: dict[str, None] = {}  # genomes that wait for their screen
+        self._programs: dict[str, Tree] = {}
+        self._next: dict[int, int] = {}
+        self._rejected = 0
+        self._screened = 0
+        self._refold()
+
+    # how entries come in
+
+    def extend(self, entries: Iterable[Entry]) -> State:
+        for entry in entries:
+            self.first_at, self.last_at = min(self.first_at, entry.at), max(self.last_at, entry.at)
+            self._take(entry)
+        return self
+
+    def _take(self, entry: Entry) -> None:
+        event, place = entry.event, entry.place
+        match event:
+            case Proposed() | Rejected():
+                self._take_proposal(event, place)
+            case Evaluated():
+                self._take_outcome(event, place)
+            case Lost():
+                self.losses[event.task] = self.losses.get(event.task, 0) + 1
+                self.lost += 1
+                self.loss_reason = event.reason
+                if self.losses[event.task] >= LOST_LIMIT and event.task.stage == "screen":
+                    self._open.pop(event.task.genome, None)
+            case Budgeted():
+                if event.round not in self.rounds or place < self.rounds[event.round][0]:
+                    self.rounds[event.round] = place, event
+            case Certified() | Refuted():
+                key = event.round, event.genome
+                if key not in self.verdicts or place < self.verdicts[key][0]:
+                    self.verdicts[key] = place, event
+                self._judge_member(event.genome)
+            case Quarantined():
+                self.quarantined[event.genome] = event.reason
+                self._judge_member(event.genome)
+            case Marked():
+                known = self.marks.setdefault(event.genome, {})
+                known[event.mark] = max(known.get(event.mark, (-math.inf, place)), (entry.at, place))
+                self._judge_member(event.genome)
+            case Started():
+                self.starts.append((place, entry.at, event))
+            case Noted():
+                self.notes.append((place, entry.at, event.text))
+            case Stopped():
+                self.stops.append((place, entry.at, event.reason))
+
+    def _take_proposal(self, event: Proposed | Rejected, place: tuple[str, int]) -> None:
+        slot = event.thread, event.number
+        self.usd += event.usd
+        self._next[event.thread] = max(self._next.get(event.thread, 0), event.number + 1)
+        known = self.slots.get(slot)
+        if isinstance(event, Proposed):
+            for patch in event.new:
+                self.patches[patch.name] = patch
+        if known is not None and known[0] < place:
+            return  # two workers wrote the same number: the smaller place counts
+        self.slots[slot] = place, event
+        if known is not None:
+            self._refold()
+            return
+        self._register(event)
+
+    def _register(self, event: Proposed | Rejected) -> None:
+        if isinstance(event, Rejected):
+            self._rejected += 1
+            return
+        name = event.genome
+        first = self.proposals.get(name)
+        if first is not None:
+            if (event.thread, event.number) < (first.thread, first.number):
+                self.proposals[name] = event
+            return
+        self.proposals[name] = event
+        self.tried.add(name, event.patches, event.identity, event.seedless)
+        cell = event.category, event.footprint
+        self.archive.add(Member(name, cell, event.parents, crossover=event.operator == "crossover"))
+        for parent in dict.fromkeys(event.parents):
+            if parent in self.archive:
+                self.archive.change(parent, offspring=self.archive[parent].offspring + 1)
+        if event.operator != "simplify" and Task(name, "screen") not in self.outcomes:
+            self._open[name] = None
+        self._judge_member(name)
+        for task in self._tasks_of.get(name, ()):
+            self._score(task)
+
+    def _take_outcome(self, event: Evaluated, place: tuple[str, int]) -> None:
+        task = event.task
+        known = self.outcomes.get(task)
+        if known is not None and known[0] < place:
+            return
+        self.outcomes[task] = place, event
+        if known is not None:
+            self.seconds += event.seconds - known[1].seconds
+            self._refold()
+            return
+        self.seconds += event.seconds
+        self._tasks_of.setdefault(task.genome, []).append(task)
+        if task.stage == "screen":
+            self._open.pop(task.genome, None)
+            self._screened += 1
+        if task.stage == "base":
+            self._refold()
+        else:
+            self._score(task)
+
+    def _refold(self) -> None:
+        """Builds what is derived anew; needed once the base mean is known and when a double is replaced."""
+        noise = self.settings.noise_sd / self.settings.typical_gain
+        self.archive = Archive(self.base.name, noise * noise)
+        self.tried = Tried(syntax.identity(self.base_tree), syntax.identity(self.base_tree, ignore_seeds=True))
+        self.proposals, self._open, self._rejected = {}, {}, 0
+        self._tasks_of: dict[str, list[Task]] = {}
+        self.base_scores = self._base_scores()
+        for task in self.outcomes:
+            self._tasks_of.setdefault(task.genome, []).append(task)
+        for slot in sorted(self.slots):
+            self._register(self.slots[slot][1])
+
+    def _base_scores(self) -> list[float]:
+        tasks = (Task(self.base.name, "base", k) for k in range(self.settings.base_runs))
+        found = (self.outcome(task) for task in tasks)
+        return [outcome.score for outcome in found if outcome is not None and outcome.score is not None]
+
+    def _score(self, task: Task) -> None:
+        if task.genome not in self.archive or task.genome == self.base.name or self.base_mean is None:
+            return
+        outcome = self.outcomes[task][1].outcome
+        if outcome.score is None:
+            self._judge_member(task.genome)
+        elif task.stage == "screen" or task.stage.startswith("finalist"):
+            self.archive.change(task.genome, score=(task.name, self.gain(outcome.score) / self.settings.typical_gain))
+
+    def _judge_member(self, name: str) -> None:
+        if name in self.archive and name != self.base.name:
+            marks = self.marks.get(name, {})
+            barred = self.objection(name)
+            if self.archive[name].barred != barred or self.archive[name].pinned != ("pin" in marks):
+                self.archive.change(name, barred=barred, pinned="pin" in marks)
+
+    # what is known
+
+    def objection(self, name: str) -> str:
+        """Why a genome may be no elite, or an empty text. Marks decide by their time, the later one wins."""
+        marks = self.marks.get(name, {})
+        latest = max(marks, key=lambda mark: marks[mark], default="")
+        if latest in ("ban", "condemn"):
+            return f"a person said {latest}"
+        if name in self.quarantined and latest != "release":
+            return f"in quarantine: {self.quarantined[name]}"
+        for task in self._tasks_of.get(name, ()):
+            outcome = self.outcomes[task][1].outcome
+            if outcome.status not in (Status.PASSED, Status.LOST):
+                return f"{outcome.status.value} at {task.stage}"
+        if name not in self.archive:
+            return ""
+        verdicts = sorted(self.verdicts_of(name), key=lambda item: item[0])
+        if verdicts and isinstance(verdicts[-1][1], Refuted) and verdicts[-1][1].high < 0:
+            return "certification found it worse than the base"
+        return ""
+
+    def outcome(self, task: Task) -> Outcome | None:
+        found = self.outcomes.get(task)
+        return found[1].outcome if found else None
+
+    @property
+    def base_mean(self) -> float | None:
+        """The frozen mean of the first base runs; geometric where gains are ratios, so that they average to 0."""
+        scores = self.base_scores
+        if len(scores) < self.settings.base_runs:
+            return None
+        if self.objective.gain == "log-ratio":
+            return math.exp(stats.mean([math.log(score) for score in scores]))
+        return stats.mean(scores)
+
+    def gain(self, score: float) -> float:
+        assert self.base_mean is not None
+        return self.objective.gain_over(self.base_mean, score)
+
+    @property
+    def used(self) -> int:
+        """Judged tasks, certification and base runs included; lost ones are free."""
+        return len(self.outcomes)
+
+    @property
+    def rejected(self) -> int:
+        return self._rejected
+
+    @property
+    def screened(self) -> int:
+        return self._screened
+
+    def genome(self, name: str) -> Genome:
+        """The genome of a name; raises KeyError for one that was never proposed here."""
+        if name == self.base.name:
+            return self.base
+        return Genome(self.settings.base, tuple(self.patches[patch] for patch in self.proposals[name].patches))
+
+    def program(self, own: Genome) -> Tree:
+        if own.name not in self._programs:
+            if len(self._programs) >= PROGRAMS_KEPT:
+                self._programs.clear()
+            self._programs[own.name] = genome.build(own, self.base_tree)
+        return self._programs[own.name]
+
+    def verdicts_of(self, name: str) -> list[tuple[int, Certified | Refuted]]:
+        return [(key[0], verdict) for key, (_, verdict) in self.verdicts.items() if key[1] == name]
+
+    def certified(self) -> dict[str, Certified]:
+        """Genomes whose latest verdict is a certificate and that nobody barred."""
+        found = {}
+        for name in sorted({name for _, name in self.verdicts}):
+            verdict = max(self.verdicts_of(name), key=lambda item: item[0])[1]
+            if isinstance(verdict, Certified) and not self.objection(name):
+                found[name] = verdict
+        return found
+
+    def champion(self) -> Certified | None:
+        """The certified genome with the best lower bound; ties go to the smaller name."""
+        best = sorted(self.certified().values(), key=lambda v: (-v.low, v.genome))
+        return best[0] if best else None
+
+    # what is to be done
+
+    def steps(self, out_of_time: bool = False) -> Iterator[Step]:
+        """Everything that can be done now, most urgent first; a worker takes the first that it can claim."""
+        if failure := self.base_failure():
+            yield Done(failure)
+            return
+        for k in range(self.settings.base_runs):
+            if (task := Task(self.base.name, "base", k)) not in self.outcomes:
+                yield Judge(task)
+        if self.base_mean is None:
+            return
+        busy = False
+        for number in sorted(self.rounds):
+            for step in self._round_steps(number):
+                busy = True
+                yield step
+        last_round = len(self._thresholds()) - 1
+        if last_round in self.rounds:
+            if not busy:
+                yield Done(self.rounds[last_round][1].reason)
+            return
+        for name in self._open:
+            yield Judge(Task(name, "screen"))
+        spent = self.used >= self._thresholds()[-1]
+        if spent or out_of_time or self._dry(2):
+            if not self._open or out_of_time:
+                reason = "out of time" if out_of_time else "budget spent" if spent else "nothing left to propose"
+                yield OpenRound(last_round, reason)
+            return
+        due = [r for r, at in enumerate(self._thresholds()) if self.used >= at and r not in self.rounds]
+        if due:
+            yield OpenRound(due[0], f"{self.used} evaluations")
+        if self._dry(1) and self._open:
+            return  # what is being judged may open new ways
+        if self.used + len(self._open) < self._thresholds()[-1]:
+            for thread in sorted(range(self.settings.threads), key=lambda t: (self._next.get(t, 0), t)):
+                yield Propose(thread, self._next.get(thread, 0))
+
+    def base_failure(self) -> str:
+        """Why nothing can be searched, or an empty text: the base itself does not pass, or cannot be judged."""
+        for k in range(self.settings.base_runs):
+            task = Task(self.base.name, "base", k)
+            outcome = self.outcome(task)
+            if outcome is not None and outcome.score is None:
+                return f"the base program failed its own judge: {outcome.status.value}: {outcome.detail}"
+            if outcome is None and self.losses.get(task, 0) >= LOST_LIMIT:
+                return f"the base program could not be judged in {LOST_LIMIT} attempts: {self.loss_reason}"
+        return ""
+
+    def _dry(self, times: int) -> bool:
+        """True if the last so many slots of every thread had nothing left to propose."""
+
+        def found_nothing(thread: int, back: int) -> bool:
+            slot = self.slots.get((thread, self._next.get(thread, 0) - back))
+            return slot is not None and isinstance(slot[1], Rejected) and slot[1].operator == "none"
+
+        return all(found_nothing(t, back) for t in range(self.settings.threads) for back in range(1, times + 1))
+
+    def _thresholds(self) -> list[int]:
+        last = max(self.settings.base_runs + 1, self.settings.evaluations - self.settings.reserve)
+        if self.settings.evaluations < SHORT:
+            return [last]
+        return [self.settings.evaluations // 3, 2 * self.settings.evaluations // 3, last]
+
+    def _round_steps(self, number: int) -> Iterator[Step]:
+        opened = self.rounds[number][1]
+        stage = f"finalist{number}"
+        standing = list(opened.finalists)
+        for k in range(max(1, math.ceil(math.log2(max(1, len(standing)))))):
+            missing = [
+                task
+                for name in standing
+                if (task := Task(name, stage, k)) not in self.outcomes and self.losses.get(task, 0) < LOST_LIMIT
+            ]
+            if missing:
+                yield from (Judge(task) for task in missing)
+                return
+            standing = self._standing(opened, standing, stage, k)
+            if k < 62 and len(standing) > 1:
+                standing = standing[: math.ceil(len(standing) / 2)]
+        tried = 0
+        for name in self.candidates(number):
+            verdict = self.verdicts.get((number, name))
+            if verdict is None:
+                yield self.pair(number, name)
+                return
+            tried += 1
+            if isinstance(verdict[1], Certified) or tried >= certify.CANDIDATES:
+                return
+
+    def _standing(self, opened: Budgeted, names: Sequence[str], stage: str, k: int) -> list[str]:
+        """Finalists that passed, best first by the posterior at the opening updated with their fresh scores."""
+        values = {}
+        noise = (self.settings.noise_sd / self.settings.typical_gain) ** 2
+        prior = dict(zip(opened.finalists, opened.posteriors, strict=True))
+        for name in names:
+            outcomes = [self.outcome(Task(name, stage, j)) for j in range(k + 1)]
+            scores = [self.gain(o.score) / self.settings.typical_gain for o in outcomes if o is not None and o.score is not None]
+            if len(scores) == k + 1:
+                values[name] = (((noise / 2) + 1) * prior[name] + math.fsum(scores)) / (noise / 2 + 1 + len(scores))
+        return sorted(values, key=lambda name: (-values[name], name))
+
+    def candidates(self, number: int) -> list[str]:
+        """Finalists of a round in the order in which they are certified: last halving's winner first."""
+        opened = self.rounds[number][1]
+        stage, order = f"finalist{number}", []
+        standing = list(opened.finalists)
+        halvings = max(1, math.ceil(math.log2(max(1, len(standing)))))
+        for k in range(halvings):
+            ranked = self._standing(opened, standing, stage, k)
+            keep = math.ceil(len(ranked) / 2) if k < halvings - 1 else len(ranked)
+            order = ranked[:keep] + [n for n in [*ranked[keep:], *order] if n not in ranked[:keep]]
+            standing = ranked[:keep]
+        return [name for name in order if not self.objection(name)]
+
+    def pair(self, number: int, name: str) -> Pair:
+        stage = f"certify{number}-{name}"
+        return Pair(number, name, self.base.name, stage, len(self.pairs(stage, name, self.base.name)))
+
+    def pairs(self, stage: str, candidate: str, rival: str) -> list[certify.PairResult]:
+        """The complete pairs of a stage from k = 0 on; sides from different devices do not make a pair."""
+        found = []
+        while True:
+            k = len(found)
+            sides = [self.outcomes.get(Task(side, stage, k)) for side in (candidate, rival)]
+            if sides[0] is None or sides[1] is None:
+                return found
+            found.append(certify.PairResult(sides[0][1], sides[1][1]))
+
+    def evaluations_left(self) -> int:
+        return self.settings.evaluations - self.used
+
+    def summary(self) -> Mapping[str, object]:
+        champion = self.champion()
+        return {
+            "evaluated": self.used,
+            "screened": self.screened,
+            "rejected": self.rejected,
+            "lost": self.lost,
+            "cells": len(self.archive.elites()),
+            "baseline": self.base_mean,
+            "champion": champion.genome if champion else None,
+            "gain": champion.gain if champion else None,
+            "interval": [champion.low, champion.high] if champion else None,
+            "p": champion.p if champion else None,
+            "certified": len(self.certified()),
+            "seconds": round(self.last_at - self.first_at, 3) if self.starts else 0.0,
+            "usd": round(self.usd, 6),
+        }
+

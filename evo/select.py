@@ -1,0 +1,35 @@
+"""Who becomes a parent, and who is validated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from evo.archive import Archive
+from evo.chance import Chance
+
+STEPPING_STONE = 0.1  # share of parents from cells outside the front, times the run's novelty
+
+
+def parent(archive: Archive, chance: Chance, novelty: float, without: Collection[str] = ()) -> str | None:
+    """One genome: from the front by exp(posterior - best) / (1 + offspring), now and then an elite from elsewhere."""
+    front = archive.front()
+    stones = [name for name in archive.elites().values() if name not in front and name not in without]
+    front = [name for name in front if name not in without]
+    if stones and (not front or chance.uniform("stone") < STEPPING_STONE * novelty):
+        return chance.pick("which stone", stones)
+    if not front:
+        return None
+    best = max(archive.posterior(name) for name in front)
+    weights = [math.exp(archive.posterior(name) - best) / (1 + archive[name].offspring) for name in front]
+    return chance.pick("parent", front, weights)
+
+
+def finalists(archive: Archive, count: int) -> list[str]:
+    """The genomes with the best posteriors; those not expected to gain anything are left out."""
+    best = []
+    for name in archive.ranking():
+        if len(best) == count or archive.posterior(name) <= 0:
+            break
+        best.append(name)
+    return best

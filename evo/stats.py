@@ -1,0 +1,104 @@
+"""The numbers behind the search and the proof: posteriors, the sequential paired test and its interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+EFFECT_SCALE = 1.0  # sd of the half-normal prior over true effects, in sds of a paired difference
+CERTAIN = 100.0  # E at or above this certifies: p <= .01
+DOUBT = 20.0  # E below this keeps a value inside the 95% interval
+_EFFECTS = np.linspace(0.0, 5.0 * EFFECT_SCALE, 241)
+
+
+def posterior(prior: float, scores: Sequence[float], noise_variance: float) -> float:
+    """Shrunken mean (t m0 + sum of scores) / (t + n) with t = noise variance / 2, all in typical gains."""
+    weight = noise_variance / 2
+    return (weight * prior + math.fsum(scores)) / (weight + len(scores)) if weight + len(scores) else prior
+
+
+def e_value(differences: Sequence[float], sd: float, df: float, *, two_sided: bool = False) -> float:
+    """Evidence against "the true mean difference is at most 0" (or "is 0"), valid at every stopping time.
+
+    A Bayes factor of Gaussian differences with unknown variance: effects delta = mean / sd are half-normal with scale
+    EFFECT_SCALE against delta = 0, and sigma has the right-Haar prior 1 / sigma in both, updated by the pooled noise
+    (`sd` over `df` degrees of freedom). The ratio is that of a maximal invariant, hence a test martingale under the
+    null for every sigma (Perez-Ortiz, Lardy, de Heide, Gruenwald, "E-statistics, group invariance and anytime-valid
+    testing", 2022). With u = 1 / sigma, A = df sd^2 + sum d^2, S = sum d, N = df + n it is
+        integral over delta of exp(-n delta^2 / 2) E_v[exp(v delta S / sqrt A)],   v ~ chi with N degrees of freedom.
+    By Ville's inequality P(E >= 1 / alpha ever) <= alpha, so p = 1 / E.
+    """
+    n = len(differences)
+    if n == 0:
+        return 1.0
+    total = math.fsum(differences)
+    spread = df * sd * sd + math.fsum(d * d for d in differences)
+    if spread <= 0:
+        raise ValueError("the pooled noise and all differences are 0: measure the benchmark's noise first")
+    freedom = df + n
+    ratio = total / math.sqrt(spread)
+    signs = (1.0, -1.0) if two_sided else (1.0,)
+    return math.fsum(_one_sided(sign * ratio, freedom, n) for sign in signs) / len(signs)
+
+
+def _one_sided(ratio: float, freedom: float, n: int) -> float:
+    middle = math.sqrt(freedom)
+    v = np.linspace(max(1e-9, middle - 9.0), middle + 9.0 + float(_EFFECTS[-1]) * max(ratio, 0.0), 481)
+    log_chi = (freedom - 1) * np.log(v) - v * v / 2
+    log_norm = _log_sum(log_chi)
+    exponents = log_chi[None, :] - log_norm + _EFFECTS[:, None] * ratio * v[None, :]
+    log_ratio = _log_sum(exponents) - n * _EFFECTS**2 / 2
+    log_prior = -(_EFFECTS**2) / (2 * EFFECT_SCALE**2)
+    value = _log_sum(log_ratio + log_prior) - _log_sum(log_prior)
+    return float(np.exp(np.minimum(value, 700.0)))
+
+
+def _log_sum(values: np.ndarray) -> np.ndarray:
+    top = values.max(axis=-1)
+    return top + np.log(np.exp(values - top[..., None]).sum(axis=-1))
+
+
+def interval(differences: Sequence[float], sd: float, df: float, level: float = DOUBT) -> tuple[float, float]:
+    """The means that the same evidence does not reject: a confidence sequence, valid at every stopping time."""
+    if not differences:
+        return -math.inf, math.inf
+    centre = math.fsum(differences) / len(differences)
+    width = max(math.sqrt(df * sd * sd / max(df, 1.0)), max(abs(d - centre) for d in differences), 1e-12)
+
+    def rejected(mean: float) -> bool:
+        return e_value([d - mean for d in differences], sd, df, two_sided=True) >= level
+
+    def edge(sign: float) -> float:
+        outer = width
+        while not rejected(centre + sign * outer):
+            outer *= 2
+            if outer > 1e6 * width:
+                return sign * math.inf
+        inner = 0.0
+        for _ in range(40):
+            middle = (inner + outer) / 2
+            inner, outer = (inner, middle) if rejected(centre + sign * middle) else (middle, outer)
+        return centre + sign * outer
+
+    return edge(-1.0), edge(1.0)
+
+
+def mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def sample_sd(values: Sequence[float]) -> float:
+    """Standard deviation with n - 1; needs two values."""
+    centre = mean(values)
+    return math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (len(values) - 1))
+
+
+def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's score interval of a proportion."""
+    share = successes / trials
+    middle = share + z * z / (2 * trials)
+    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)

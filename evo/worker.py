@@ -1,0 +1,293 @@
+"""One worker: reads everybody's journals, claims a step, does it, writes one journal of its own."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from evo import benchmark as benchmarks
+from evo import certify, journal, library, operators, search, select
+from evo.benchmark import Benchmark, UserMistake
+from evo.chance import Chance, number
+from evo.claims import Claims, Holder, start_time
+from evo.events import Budgeted, Evaluated, Event, Lost, Proposed, Rejected, Started, Stopped, Task
+from evo.genome import Genome, Patch, Tree
+from evo.judges import Judge, fingerprint_id, open_judge
+from evo.operators import CONTROLS, MIX, Scene
+from evo.outcome import Status
+from evo.rundir import RunDir
+from evo.turns import turn
+
+ROLES = ("both", "propose", "judge")
+IDLE_S = 0.2
+FINALISTS, FINALISTS_SHORT = 8, 4
+
+
+@dataclass
+class Worker:
+    """What one worker holds. `open_judge` is called when the first task comes: proposers never need a sandbox."""
+
+    run: RunDir
+    benchmark: Benchmark
+    state: search.State
+    journal: journal.Journal
+    journals: journal.Journals
+    claims: Claims
+    library: list[Patch]
+    open_judge: Callable[[], Judge]
+    role: str = "both"
+    deadline: float = float("inf")  # on `clock`
+    clock: Callable[[], float] = time.monotonic
+    exclusive: bool = True
+    judge: Judge | None = None
+    fingerprint: str = ""
+
+    def work(self, should_stop: Callable[[], bool] = lambda: False, limit: int | None = None) -> str:
+        """The loop; returns why it ended. `limit` ends it after so many steps, for tests."""
+        done = 0
+        while not should_stop() and (limit is None or done < limit):
+            self.state.extend(self.journals.new_entries())
+            step = self.next_step()
+            if isinstance(step, search.Done):
+                return step.reason
+            if step is None:
+                time.sleep(IDLE_S)
+                continue
+            try:
+                self.journal.append(*self.do(step))
+            except Exception as error:  # one of the two borders: a task that broke must not end the run
+                self.journal.append(self._broken(step, error))
+            self.claims.release(claim_name(step))
+            done += 1
+        return "asked to stop"
+
+    def next_step(self) -> search.Step | None:
+        """The most urgent step that nobody else has claimed; None if all are taken."""
+        for step in self.state.steps(self.out_of_time()):
+            if isinstance(step, search.Done):
+                return step
+            if not self._is_mine(step) or not self.claims.take(claim_name(step)):
+                continue
+            # whoever had it may have finished between our reading and our claim
+            self.state.extend(self.journals.new_entries())
+            if step in list(self.state.steps(self.out_of_time())):
+                return step
+            self.claims.release(claim_name(step))
+        return None
+
+    def _is_mine(self, step: search.Step) -> bool:
+        if self.role == "both":
+            return True
+        return isinstance(step, search.Propose) == (self.role == "propose")
+
+    def out_of_time(self) -> bool:
+        """True once what is left is needed for validation: finalists and about ten pairs, at the run's own pace."""
+        if self.deadline == float("inf"):
+            return False
+        pace = self.state.seconds / self.state.used if self.state.used else 0.0
+        reserve = min(self.state.settings.reserve, 26)
+        return self.clock() + pace * reserve > self.deadline
+
+    # steps
+
+    def do(self, step: search.Step) -> list[Event]:
+        match step:
+            case search.Judge(task):
+                with self.turn(alone=False):
+                    return [self.judged(task, self.state.genome(task.genome))]
+            case search.Pair():
+                return self.pair(step)
+            case search.OpenRound(round, reason):
+                count = FINALISTS if self.state.settings.evaluations >= search.SHORT else FINALISTS_SHORT
+                best = select.finalists(self.state.archive, count)
+                return [Budgeted(round, tuple(best), tuple(self.state.archive.posterior(b) for b in best), reason)]
+            case search.Propose(thread, slot):
+                return [self.proposed(thread, slot)]
+        raise AssertionError(step)
+
+    def judged(self, task: Task, own: Genome) -> Event:
+        """Judges one task. Who watches the clock, the data and the seed is the judge; here only wall time is noted."""
+        judge = self.ready_judge()
+        program = self.benchmark.base if self.state.settings.control == "aa" else self.state.program(own)
+        began = self.clock()
+        with folder(program) as place:
+            outcome = judge.judge(place, stage=task.stage, seed=self.seed(task))
+        seconds = self.clock() - began
+        if outcome.status is Status.LOST:
+            return Lost(task, outcome.detail)
+        return Evaluated(task, outcome, round(seconds, 3), self.fingerprint)
+
+    def seed(self, task: Task) -> int:
+        """Both sides of a pair share a seed, finalists of a round too; every screen has its own."""
+        own = task.genome if task.stage == "screen" else ""
+        return number(self.state.settings.seed, task.stage, task.k, own) % 2**31
+
+    def pair(self, step: search.Pair) -> list[Event]:
+        """Adds one pair to a certification, alternating which side goes first, or gives the verdict."""
+        state = self.state
+        verdict = certify.decide(
+            state.pairs(step.stage, step.candidate, step.rival),
+            state.objective,
+            genome=step.candidate,
+            round=step.round,
+            pair_sd=state.settings.pair_sd,
+            df=state.settings.noise_df,
+            may_go_on=state.evaluations_left() >= 2
+            and self.clock() < self.deadline
+            and state.losses.get(Task(step.candidate, step.stage, step.k), 0) < search.LOST_LIMIT,
+        )
+        if verdict is not None:
+            return [verdict]
+        sides = [step.rival, step.candidate] if step.k % 2 == 0 else [step.candidate, step.rival]
+        with self.turn(alone=True):
+            for side in sides:
+                task = Task(side, step.stage, step.k)
+                if task not in state.outcomes:
+                    fact = self.judged(task, state.genome(side))
+                    self.journal.append(fact)
+                    if isinstance(fact, Lost):
+                        break
+        return []
+
+    def proposed(self, thread: int, slot: int) -> Proposed | Rejected:
+        state, settings = self.state, self.state.settings
+        control = CONTROLS[settings.control] if settings.control else None
+        scene = Scene(
+            archive=state.archive,
+            tried=state.tried,
+            genome=state.genome,
+            build=state.program,
+            known=state.patches,
+            library=self.library if control is None or control.library else [],
+            base=self.benchmark.base,
+            editable=self.benchmark.is_editable,
+            chance=Chance(settings.seed, thread, slot),
+            novelty=settings.novelty,
+            novel=settings.control != "no-novelty",
+        )
+        return operators.propose(scene, self.benchmark, operators.toolbox(settings.control), control.mix if control else MIX)
+
+    # around the steps
+
+    def ready_judge(self) -> Judge:
+        if self.judge is None:
+            self.judge = self.open_judge()
+            provenance = dict(self.judge.fingerprint())
+            self.fingerprint = fingerprint_id(provenance)
+            self.journal.append(Started(self.role, self.fingerprint, provenance))
+        return self.judge
+
+    @contextmanager
+    def turn(self, *, alone: bool) -> Iterator[None]:
+        if not self.exclusive:
+            yield
+            return
+        with turn(alone=alone):
+            yield
+
+    def _broken(self, step: search.Step, error: Exception) -> Event:
+        reason = "".join(traceback.format_exception(error))[-2000:]
+        if isinstance(step, search.Judge):
+            return Lost(step.task, reason)
+        if isinstance(step, search.Pair):
+            return Lost(Task(step.candidate, step.stage, step.k), reason)
+        if isinstance(step, search.Propose):
+            return Rejected(step.thread, step.number, "broken", (), reason)
+        raise error
+
+    def close(self) -> None:
+        if self.judge is not None:
+            self.judge.close()
+        self.claims.close()
+        self.journal.close()
+
+
+def claim_name(step: search.Step) -> str:
+    match step:
+        case search.Judge(task):
+            return task.name
+        case search.Pair():
+            return f"{step.stage}-{step.rival}"
+        case search.OpenRound(round):
+            return f"round{round}"
+        case search.Propose(thread, slot):
+            return f"propose-{thread}-{slot}"
+    raise AssertionError(step)
+
+
+@contextmanager
+def folder(program: Tree) -> Iterator[Path]:
+    """A program as a fresh directory that is gone afterwards."""
+    place = Path(tempfile.mkdtemp(prefix="evo-program-"))
+    try:
+        benchmarks.write_tree(program, place)
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def join(run: RunDir, *, role: str, minutes: float | None, allow_unisolated: bool) -> Worker:
+    """A worker of an existing run, on this host."""
+    settings = run.settings()
+    benchmark = benchmarks.load(settings.benchmark)
+    if benchmark.base_hash != settings.base:
+        raise UserMistake(
+            f"{run.path} was begun with base {settings.base}, the benchmark's base is now {benchmark.base_hash}; "
+            "restore the program or start a new --out"
+        )
+    profile = benchmark.profile(settings.profile)
+    host, process = socket.gethostname(), os.getpid()
+    taken = [file.stem for file in run.events.glob("*.jsonl")]
+    return Worker(
+        run=run,
+        benchmark=benchmark,
+        state=search.State(settings, benchmark),
+        journal=journal.Journal(run.events, journal.writer_name(host, process, taken), time.time),
+        journals=journal.Journals(run.events),
+        claims=Claims(run.claims, Holder(host, process, start_time(process) or 0)),
+        library=library.fitting(benchmark),
+        open_judge=lambda: open_judge(benchmark, profile, allow_unisolated=allow_unisolated),
+        role=role,
+        deadline=time.monotonic() + 60 * minutes if minutes else float("inf"),
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m evo.worker", description="One worker of a run that exists.")
+    parser.add_argument("dir", type=Path)
+    parser.add_argument("--role", choices=ROLES, default="both")
+    parser.add_argument("--minutes", type=float, help="stop proposing in time to certify within so many minutes")
+    parser.add_argument("--allow-unisolated", action="store_true")
+    parser.add_argument("--parent", type=int, help="leave when this process is gone")
+    options = parser.parse_args(arguments)
+    stopped: list[int] = []
+    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(name, lambda number, _: stopped.append(number))
+    try:
+        worker = join(RunDir(options.dir), role=options.role, minutes=options.minutes, allow_unisolated=options.allow_unisolated)
+    except UserMistake as mistake:
+        print(mistake, file=sys.stderr)
+        return 2
+    orphaned = lambda: options.parent is not None and os.getppid() != options.parent  # noqa: E731
+    try:
+        reason = worker.work(lambda: bool(stopped) or orphaned())
+        if reason != "asked to stop" and worker.role != "propose":
+            worker.journal.append(Stopped(reason))
+    finally:
+        worker.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

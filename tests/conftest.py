@@ -1,0 +1,159 @@
+"""Small benchmarks and a deterministic judge that tests share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from evo import benchmark as benchmarks
+from evo import chance, journal, search, worker
+from evo.benchmark import Benchmark
+from evo.claims import Claims, Holder
+from evo.genome import Genome, Patch, patch_between
+from evo.outcome import Outcome, Status
+from evo.rundir import RunDir, RunSettings
+
+PROGRAM = """\
+RATE = 0.1
+DEPTH = 4
+WIDTH = 8
+
+
+def optimizer(x):
+    return x * RATE
+
+
+def attention(x):
+    return x + DEPTH
+
+
+def solve():
+    return optimizer(attention(WIDTH))
+"""
+
+TOML = """\
+name = "toy"
+judge = "answer"
+editable = ["solve.py"]
+[objective]
+name = "cost"
+unit = "s"
+direction = "minimize"
+gain = "log-ratio"
+[regions]
+optimizer = ["optimizer", "rate"]
+attention = ["attention", "depth"]
+[profiles.main]
+[profiles.main.noise]
+sd = 0.02
+df = 30
+typical_gain = 0.02
+[profiles.main.budget]
+evaluations = 60
+reserve = 46
+base_runs = 2
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Benchmark:
+    """A benchmark folder whose program is a few lines of arithmetic."""
+    root = tmp_path / "toy"
+    (root / "program").mkdir(parents=True)
+    (root / "program" / "solve.py").write_text(PROGRAM)
+    (root / "benchmark.toml").write_text(TOML)
+    return benchmarks.load(str(root))
+
+
+class TableJudge:
+    """A deterministic judge: the score follows from the numbers in the program, noise from the seed alone."""
+
+    def __init__(self, noise: float = 0.02) -> None:
+        self.noise = noise
+        self.judged = 0
+
+    def judge(self, program: Path, *, stage: str, seed: int) -> Outcome:
+        self.judged += 1
+        space: dict[str, float] = {}
+        exec((program / "solve.py").read_text(), space)
+        if space["DEPTH"] > 30:
+            return Outcome.failed(Status.CRASHED, "too deep")
+        cost = 5.0 * math.exp(0.3 * math.log(space["RATE"] / 0.4) ** 2 + 0.1 * math.log(space["WIDTH"] / 16) ** 2)
+        unit = (chance.number("noise", seed) / 2**63 - 0.5) * math.sqrt(12)
+        return Outcome.passed(cost * math.exp(self.noise * unit), artifact=str(chance.number(seed, cost)))
+
+    def fingerprint(self) -> Mapping[str, str]:
+        return {"device": "table"}
+
+    def close(self) -> None:
+        pass
+
+
+def settings_for(benchmark: Benchmark, **changes: object) -> RunSettings:
+    profile = benchmark.profile(None)
+    found = dict(
+        benchmark=str(benchmark.root),
+        profile=profile.name,
+        base=benchmark.base_hash,
+        seed=0,
+        threads=1,
+        novelty=1.0,
+        control=None,
+        evaluations=profile.budget.evaluations,
+        minutes=None,
+        reserve=profile.budget.reserve,
+        base_runs=profile.budget.base_runs,
+        noise_sd=profile.noise.sd,
+        noise_df=profile.noise.df,
+        pair_sd=profile.noise.of_pair,
+        typical_gain=profile.noise.typical_gain,
+    )
+    return RunSettings(**{**found, **changes})  # type: ignore[arg-type]
+
+
+def new_worker(run: RunDir, benchmark: Benchmark, judge: TableJudge, name: str = "w", **fields: object) -> worker.Worker:
+    ticks = iter(range(10**9))
+    taken = [file.stem for file in run.events.glob("*.jsonl")]
+    return worker.Worker(
+        run=run,
+        benchmark=benchmark,
+        state=search.State(run.settings(), benchmark),
+        journal=journal.Journal(run.events, journal.writer_name(name, 1, taken), lambda: float(next(ticks))),
+        journals=journal.Journals(run.events),
+        claims=Claims(run.claims, Holder(name, 1, 0)),
+        library=library_of(benchmark),
+        open_judge=lambda: judge,
+        clock=lambda: 0.0,
+        exclusive=False,
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+def library_of(benchmark: Benchmark) -> list[Patch]:
+    """Techniques for the toy: some help, one harms, one breaks it."""
+    text = benchmark.base["solve.py"]
+    edits = [
+        ("RATE = 0.1", "RATE = 0.2", "twice the rate"),
+        ("WIDTH = 8", "WIDTH = 12", "wider"),
+        ("DEPTH = 4", "DEPTH = 64", "far too deep"),
+        ("return x + DEPTH", "return x + DEPTH + 0", "adds nothing"),
+        ("return x * RATE", "return RATE * x", "turns a product"),
+    ]
+    base = Genome(benchmark.base_hash)
+    return [
+        patch_between(base, benchmark.base, {"solve.py": text.replace(old, new)}, hypothesis=why)
+        for old, new, why in edits
+    ]
+
+
+@pytest.fixture
+def run_of(tmp_path: Path) -> Iterator[object]:
+    def make(benchmark: Benchmark, name: str = "run", **changes: object) -> RunDir:
+        run = RunDir(tmp_path / name)
+        run.create(settings_for(benchmark, **changes))
+        return run
+
+    yield make

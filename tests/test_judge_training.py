@@ -1,0 +1,473 @@
+"""The training judge: what honest programs score, and the exact status of every way not to be one."""
+
+from __future__ import annotations
+
+import math
+import random
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from evo.benchmark import UserMistake, settings
+from evo.judges.corpus import Corpus
+from evo.judges.loss import (
+    Cuts,
+    NotFinite,
+    Windows,
+    bits_per_byte,
+    disagreement,
+    equivalent_seconds,
+    log_probabilities,
+    nats_of,
+)
+from evo.judges.training import PRELOAD, Settings, TrainingJudge
+from evo.judges.wire import HEADER, Closed, Foreign, Malformed, Peer, at_most, exactly, inspect_checkpoint
+from evo.outcome import Outcome, Status
+from evo.sandbox import Limits, Sandbox
+
+torch = pytest.importorskip("torch", reason="training programs need torch")
+
+VOCABULARY = 64
+WINDOW = 24
+
+TRAIN = """
+import torch, model
+def train(run):
+    stream = run.open()
+    tokens = torch.from_numpy(stream.astype("int64"))
+    pairs = torch.bincount(tokens[:-1] * run.vocabulary + tokens[1:], minlength=run.vocabulary ** 2)
+    run.submit({"table": (pairs.view(run.vocabulary, -1) + 0.1).log()})
+"""
+MODEL = """
+import torch
+def load(run, tensors):
+    table = tensors["table"]
+    return lambda tokens: table[tokens]
+"""
+
+
+# Fixtures: a small language in which the next token depends on the last, one sandbox for all tests of this file.
+
+
+def text(length: int, seed: int) -> NDArray[np.uint16]:
+    generator = np.random.default_rng(seed)
+    tokens, found = 0, np.empty(length, np.uint16)
+    steps = generator.integers(0, 6, length)
+    for i in range(length):
+        tokens = (tokens * 5 + int(steps[i]) + 1) % VOCABULARY
+        found[i] = tokens
+    return found
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    sizes = np.full(VOCABULARY, 3, np.int64)
+    sizes[0] = 0
+    return Corpus(text(20_000, 1), text(4_000, 2), text(4_000, 3), sizes, VOCABULARY, "toy")
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(preload=PRELOAD) as found:
+        yield found
+
+
+SETTINGS = Settings(
+    clock="cpu", objective="budget", window=WINDOW, windows=64, private_windows=16, cap_s=5.0, checkpoint_kb=64,
+    score_s=2.0, batch=16, build_s=20.0, vocabulary=VOCABULARY,
+)  # fmt: skip
+LIMITS = Limits(wall_s=30.0)
+
+
+class Bench:
+    """Judges programs that are written on the spot."""
+
+    def __init__(self, folder: Path, sandbox: Sandbox, corpus: Corpus) -> None:
+        self.folder, self.sandbox, self.corpus = folder, sandbox, corpus
+
+    def judge(
+        self, train: str = TRAIN, model: str = MODEL, limits: Limits = LIMITS, seed: int = 1, **changes: object
+    ) -> Outcome:
+        program = self.folder / "program"
+        program.mkdir(exist_ok=True)
+        (program / "train.py").write_text(train)
+        (program / "model.py").write_text(model)
+        judge = TrainingJudge(replace(SETTINGS, **changes), limits, self.folder, self.sandbox, self.corpus)  # type: ignore[arg-type]
+        return judge.judge(program, stage="screen", seed=seed)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, sandbox: Sandbox, corpus: Corpus) -> Bench:
+    tmp_path.chmod(0o755)
+    return Bench(tmp_path, sandbox, corpus)
+
+
+# Honest programs.
+
+
+def test_a_bigram_table_scores_what_it_should(bench: Bench, corpus: Corpus) -> None:
+    found = bench.judge()
+    assert found.status is Status.PASSED, found.detail
+    counts = np.full((VOCABULARY, VOCABULARY), 0.1)
+    np.add.at(counts, (corpus.train[:-1], corpus.train[1:]), 1.0)
+    log_p = np.log(counts / counts.sum(1, keepdims=True))
+    windows = Windows.cut(corpus.validation, SETTINGS.windows, WINDOW)
+    nats = -log_p[windows.inputs, windows.targets]
+    sizes = corpus.token_bytes[windows.targets]
+    expected = nats[sizes > 0].sum() / math.log(2) / sizes.sum()
+    assert found.score == pytest.approx(expected, rel=0.01)  # the blocks of the stream are permuted
+    assert found.score == found.measures["loss"]
+    names = "loss private_loss gap seconds cpu_s wall_s score_s build_s peak_mb submits checkpoint_mb overhead_s"
+    assert set(found.measures) == set(names.split())
+    assert abs(found.measures["gap"]) < 0.1
+    assert 0 < found.measures["cpu_s"] < 2 and found.measures["seconds"] == found.measures["cpu_s"]
+    assert found.measures["overhead_s"] < 1.0
+    assert len(found.artifact) == 64
+
+
+def test_the_stream_depends_on_the_seed_and_the_artifact_on_the_tensors(bench: Bench) -> None:
+    first = TRAIN.replace("run.submit({", "run.submit({'first': tokens[:4096].to(torch.int16), ")
+    one, same, two = (bench.judge(first, seed=seed).artifact for seed in (1, 1, 2))
+    assert one == same != two
+
+
+def test_the_last_checkpoint_in_time_counts(bench: Bench) -> None:
+    twice = TRAIN + "    import time\n    run.submit({'table': torch.zeros(run.vocabulary, run.vocabulary)})\n"
+    uniform = bench.judge(twice)
+    assert uniform.measures["submits"] == 2
+    assert uniform.score is not None and uniform.score > 1.9
+    late = TRAIN + "    while True: pass\n"
+    found = bench.judge(late, cap_s=0.3)
+    assert found.status is Status.PASSED and found.measures["seconds"] < 0.3
+
+
+def test_a_race_is_scored_in_equivalent_seconds(bench: Bench) -> None:
+    budget = bench.judge()
+    assert budget.score is not None
+    race = bench.judge(objective="race", target=budget.score, slope=0.2, band=0.05)
+    assert race.score == pytest.approx(race.measures["seconds"])
+    above = bench.judge(objective="race", target=budget.score - 0.1, slope=0.2, band=0.05)
+    assert above.status is Status.WRONG and "above target + band" in above.detail
+
+
+def test_a_checkpoint_survives_the_crash_that_follows_it(bench: Bench) -> None:
+    assert bench.judge(TRAIN + "    raise SystemExit(3)\n").status is Status.PASSED
+
+
+# Programs that do not train, each with its exact status.
+
+OPEN = "def train(run):\n    import os, time, torch\n    stream = run.open()\n"
+
+
+@pytest.mark.parametrize(
+    ("train", "status", "sentence"),
+    [
+        (OPEN, Status.CRASHED, "without a checkpoint"),
+        (OPEN + "    os._exit(0)", Status.CRASHED, "without a checkpoint: exit code 0"),
+        (OPEN + "    raise RuntimeError('out of luck')", Status.CRASHED, "out of luck"),
+        (OPEN + "    os.kill(os.getpid(), 11)", Status.CRASHED, "SIGSEGV"),
+        (OPEN + "    while True: pass", Status.TIMEOUT, "no checkpoint within 0.3 s of cpu time"),
+        ("import nothing_like_it", Status.CRASHED, "ModuleNotFoundError"),
+        ("def train(run): run.submit({})", Status.WRONG, "before run.open()"),
+        ("def train(run): pass", Status.WRONG, "before run.open()"),
+        (OPEN + "    run.submit({'table': torch.zeros(200, 200)})", Status.WRONG, "0 to 65536 bytes"),
+        (OPEN + "    import pickle; run._channel.send(b'K', pickle.dumps([1] * 50))", Status.WRONG, "header"),
+        (OPEN + "    run._channel.send(b'K', bytes(8))", Status.WRONG, "JSON"),
+        (OPEN + "    run._channel.send(b'S', b'0.001')", Status.WRONG, "expected a message of type K or F"),
+        (OPEN + "    run._channel._socket.send(b'K' + bytes(3)); os._exit(0)", Status.CRASHED, "without a checkpoint"),
+        (OPEN + "    stream[0] = 1", Status.CRASHED, "read-only"),
+        (OPEN + "    run.open()", Status.WRONG, "expected a message"),
+        (OPEN + "    run.submit({'table': torch.full((64, 64), float('nan'))})", Status.WRONG, "finite logits"),
+        (OPEN + "    run.submit({'wrong': torch.zeros(64, 64)})", Status.CRASHED, "scoring: the process ended"),
+    ],
+)  # fmt: skip
+def test_a_program_that_does_not_train(bench: Bench, train: str, status: Status, sentence: str) -> None:
+    found = bench.judge(train, cap_s=0.3)
+    assert (found.status, sentence in found.detail) == (status, True), found
+
+
+def test_a_flood_of_output_is_a_crash_even_with_a_checkpoint(bench: Bench) -> None:
+    flood = TRAIN + "    while True: print('x' * 100_000)\n"
+    found = bench.judge(flood, limits=replace(LIMITS, output_kb=512))
+    assert found.status is Status.CRASHED and "wrote more than 512 KB" in found.detail
+    assert len(found.detail) < 4000
+
+
+def test_sleeping_does_not_stop_the_wall(bench: Bench) -> None:
+    found = bench.judge(OPEN + "    time.sleep(60)", limits=replace(LIMITS, wall_s=1.5))
+    assert found.status is Status.TIMEOUT
+    found = bench.judge("import time\ndef train(run): time.sleep(60)", build_s=0.5)
+    assert found.status is Status.TIMEOUT and "run.open() was not called within 0.5 s" in found.detail
+
+
+def test_a_flood_of_checkpoints_is_wrong(bench: Bench) -> None:
+    found = bench.judge(OPEN + "    while True: run.submit({'table': torch.zeros(1)})")
+    assert found.status is Status.WRONG and "at most 256 checkpoints" in found.detail
+
+
+def test_threads_are_charged(bench: Bench) -> None:
+    train = """
+import threading, time, torch
+def work():
+    until = time.thread_time() + 0.3
+    while time.thread_time() < until: pass
+def train(run):
+    stream = run.open()
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    [t.start() for t in threads]; [t.join() for t in threads]
+    run.submit({"table": torch.zeros(64, 64)})
+"""
+    assert bench.judge(train).measures["cpu_s"] > 0.55
+
+
+# Programs that train but score with what they must not know. The targets of a window are its own next tokens.
+
+CHEATS = {
+    "reads ahead": "z = table[tokens]; z[:, :-1].scatter_(2, tokens[:, 1:, None], 9.0); return z",
+    "reads ahead at one position": "z = table[tokens]; z[:, 7:8].scatter_(2, tokens[:, 8:9, None], 9.0) "
+    "if tokens.shape[1] > 8 else None; return z",
+    "reads ahead a little": "z = table[tokens]; z[:, :-1].scatter_add_(2, tokens[:, 1:, None], "
+    "torch.full(tokens[:, 1:, None].shape, 0.015)); return z",
+    "normalises over the window": "z = table[tokens]; return z - z.mean((1, 2), keepdim=True) * z",
+    "depends on the batch": "z = table[tokens]; return z * (1 + 0.1 * tokens.shape[0])",
+    "adapts between rows": "z = table[tokens]; seen[0] += 1; return z * (1 + 0.01 * seen[0])",
+    "draws at random": "z = table[tokens]; return z + torch.randn_like(z)",
+}
+
+
+@pytest.mark.parametrize("name", CHEATS)
+def test_an_answer_depends_on_nothing_but_the_past(bench: Bench, name: str) -> None:
+    body = "\n        ".join(CHEATS[name].split("; "))
+    head = "import torch\ndef load(run, tensors):\n    table, seen = tensors['table'], [0]\n"
+    found = bench.judge(TRAIN, f"{head}    def predict(tokens):\n        {body}\n    return predict\n")
+    assert found.status is Status.WRONG
+    assert "signed test" in found.detail if name == "reads ahead a little" else "truncation test" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("predict", "status", "sentence"),
+    [
+        ("lambda t: torch.zeros(*t.shape, 65)", Status.WRONG, "expected logits [B, t, 64]"),
+        ("lambda t: torch.zeros(*t.shape, 63)", Status.WRONG, "expected logits [B, t, 64]"),
+        ("lambda t: table[t] + float('inf')", Status.WRONG, "expected finite logits"),
+        ("lambda t: table[t].masked_fill(table[t] < 1, float('-inf'))", Status.WRONG, "expected finite logits"),
+        ("lambda t: torch.where(table[t] > 1, 3e38, -3e38)", Status.WRONG, "probability 0"),
+        ("lambda t: 1 / 0", Status.CRASHED, "scoring: the process ended while answering"),
+        ("lambda t: [table[t] for _ in iter(int, 1)]", Status.WRONG, "scoring: took more than"),
+    ],
+)
+def test_logits_are_finite_and_exactly_vocabulary_sized(
+    bench: Bench, predict: str, status: Status, sentence: str
+) -> None:
+    model = f"import torch\ndef load(run, tensors):\n    table = tensors['table']\n    return {predict}\n"
+    found = bench.judge(TRAIN, model, score_s=0.2)
+    assert (found.status, sentence in found.detail) == (status, True), found
+
+
+def test_no_text_of_a_scoring_process_is_kept(bench: Bench) -> None:
+    model = "import sys\ndef load(run, tensors): print('SECRET', flush=True); sys.exit('SECRET')\n"
+    found = bench.judge(TRAIN, model)
+    assert found.status is Status.CRASHED and "SECRET" not in str(found)
+
+
+def test_slow_scoring_is_added_to_the_time(bench: Bench) -> None:
+    slow = """
+import time
+def load(run, tensors):
+    table = tensors["table"]
+    until = time.process_time() + 0.5
+    while time.process_time() < until: pass
+    return lambda tokens: table[tokens]
+"""
+    found = bench.judge(TRAIN, slow, score_s=0.3, score_slack=1.0, objective="race", target=1.5, slope=0.2, band=0.5)
+    assert found.status is Status.PASSED, found
+    assert found.measures["seconds"] == pytest.approx(found.measures["cpu_s"] + found.measures["score_s"] - 0.3)
+    found = bench.judge(TRAIN, slow, score_s=0.1, score_slack=1.0)
+    assert found.status is Status.WRONG and "twice what is free" in found.detail
+
+
+def test_sandboxes_do_not_see_the_validation_text(bench: Bench, corpus: Corpus) -> None:
+    """The score process sees windows, one by one; the training process not even those."""
+    train = TRAIN.replace("run.submit", "assert len(stream) == 20_000\n    run.submit")
+    assert bench.judge(train).status is Status.PASSED
+
+
+# Settings.
+
+
+def test_settings_say_what_is_wrong() -> None:
+    numbers = dict.fromkeys(("window", "windows", "cap_s", "checkpoint_kb", "score_s"), 1)
+    table = {"clock": "cpu", "objective": "budget", **numbers}
+    assert settings(Settings, table, "toy").cap_s == 1.0
+    with pytest.raises(UserMistake, match=r"unknown key 'windws'; valid are .*windows"):
+        settings(Settings, {**table, "windws": 3}, "toy")
+    for change, sentence in [
+        ({"clock": "sun"}, "expected cpu or wall"),
+        ({"objective": "race"}, "missing: target, slope, band"),
+        ({"band": 1.0}, "remove band"),
+        ({"window": 0}, "window: expected a number above 0"),
+    ]:
+        with pytest.raises(UserMistake, match=sentence):
+            settings(Settings, {**table, **change}, "toy")
+
+
+def test_the_judge_refuses_what_it_cannot_hold(sandbox: Sandbox, corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(UserMistake, match="new processes to be refused"):
+        TrainingJudge(SETTINGS, replace(LIMITS, children=True), tmp_path, sandbox, corpus)
+    with pytest.raises(UserMistake, match="fewer or shorter"):
+        TrainingJudge(replace(SETTINGS, windows=1000), LIMITS, tmp_path, sandbox, corpus)
+    with pytest.raises(UserMistake, match="vocabulary: expected 64"):
+        TrainingJudge(replace(SETTINGS, vocabulary=1024), LIMITS, tmp_path, sandbox, corpus)
+
+
+# The arithmetic.
+
+
+def test_log_probabilities_are_those_of_plain_arithmetic() -> None:
+    logits = np.random.default_rng(0).normal(0, 20, (3, 5, 40)).astype(np.float32)
+    totals = [[math.log(sum(math.exp(z) for z in row)) for row in rows] for rows in logits.tolist()]
+    expected = (logits - np.array(totals)[..., None]).tolist()
+    log_p = log_probabilities(logits.copy())
+    assert np.allclose(log_p, expected, atol=1e-4)
+    targets = np.arange(15, dtype=np.uint16).reshape(3, 5)
+    assert nats_of(log_p, targets)[1, 2] == pytest.approx(-expected[1][2][7], abs=1e-4)
+    for bad in (np.nan, np.inf, -np.inf):
+        spoiled = logits.copy()
+        spoiled[1, 2, 3] = bad
+        with pytest.raises(NotFinite):
+            log_probabilities(spoiled)
+
+
+def test_bits_per_byte_leaves_out_targets_of_no_bytes() -> None:
+    targets, sizes = np.array([[0, 1, 2]], np.uint16), np.array([0, 1, 3])
+    nats = np.array([[100.0, math.log(2), 3 * math.log(2)]])
+    assert bits_per_byte(nats, targets, sizes) == pytest.approx(1.0)
+
+
+def test_equivalent_seconds() -> None:
+    race = {"target": 2.0, "slope": 0.5, "band": 0.1}
+    assert equivalent_seconds(5.0, 2.0, **race) == 5.0
+    assert equivalent_seconds(5.0, 2.05, **race) == pytest.approx(5.0 * math.exp(0.1))
+    assert equivalent_seconds(5.0, 2.1001, **race) is None
+    assert equivalent_seconds(5.0, 1.0, **race) == equivalent_seconds(5.0, 1.9, **race)  # clipped below the band
+    losses = np.linspace(1.9, 2.1, 50)
+    scores = [equivalent_seconds(5.0, loss, **race) for loss in losses]
+    assert all(a < b for a, b in pairwise(scores))  # type: ignore[operator]
+    # Along L = target - slope * ln(t / t0), trading time for loss neither gains nor costs anything.
+    assert equivalent_seconds(5.0 * 1.1, 2.0 - 0.5 * math.log(1.1), **race) == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(("count", "length"), [(1, 1), (3, 8), (8, 8), (50, 8)])
+def test_cuts_cover_every_row_once_and_every_length(count: int, length: int) -> None:
+    cuts = Cuts.draw(count, length, random.Random(count))
+    assert sorted(int(row) for rows, _ in cuts.groups for row in rows) == list(range(count))
+    assert len({cut for _, cut in cuts.groups}) == min(count, length)
+    assert all(cuts.last_shown[row] == cut - 1 for rows, cut in cuts.groups for row in rows)
+
+
+def test_agreement_tolerates_rounding_and_nothing_else() -> None:
+    generator = np.random.default_rng(0)
+    whole = log_probabilities(generator.normal(0, 3, (300, 40)).astype(np.float32))
+    targets = generator.integers(0, 40, 300).astype(np.uint16)
+    noise = generator.normal(0, 0.003, whole.shape).astype(np.float32)
+    assert disagreement(whole, whole, targets, 0.02) is None
+    assert disagreement(whole, whole + noise, targets, 0.02) is None
+    assert "truncation" in (disagreement(whole, whole + noise * 20, targets, 0.02) or "")
+    lower = whole + noise
+    lower[np.arange(300), targets] -= 0.003  # a bias that no single difference shows
+    assert "signed" in (disagreement(whole, lower, targets, 0.02) or "")
+    assert "truncation" in (disagreement(whole, whole * np.nan, targets, 0.02) or "")
+
+
+# The wire.
+
+
+def container() -> bytes:
+    import safetensors.torch
+
+    return safetensors.torch.save({"a": torch.arange(6.0).view(2, 3), "b": torch.zeros(4, dtype=torch.bfloat16)})
+
+
+def test_a_plain_container_is_accepted_whatever_its_header_looks_like() -> None:
+    data = container()
+    assert inspect_checkpoint(data) == inspect_checkpoint(data.replace(b'"a"', b'"c"'))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data: data[:-1],
+        lambda data: data + b"\0",
+        lambda data: data[:5],
+        lambda data: b"",
+        lambda data: struct.pack("<Q", 1 << 63) + data[8:],
+        lambda data: data.replace(b'"F32"', b'"F99"'),
+        lambda data: data.replace(b"[2,3]", b"[3,3]"),
+        lambda data: data.replace(b"[2,3]", b"[2,-3]"),
+        lambda data: data.replace(b"[2,3]", b"[2,1e]"),
+        lambda data: data.replace(b'"a"', b'"b"'),
+        lambda data: data.replace(b'"a"', b'"\0"'),
+        lambda data: struct.pack("<Q", 40_000) + b"[" * 40_000,
+    ],
+)  # fmt: skip
+def test_a_spoiled_container_is_refused(spoil: object) -> None:
+    with pytest.raises(Malformed):
+        inspect_checkpoint(spoil(container()))  # type: ignore[operator]
+
+
+def test_random_flips_and_cuts_of_a_container_are_refused_or_plain() -> None:
+    chance, data = random.Random(5), container()
+    for _ in range(2000):
+        spoiled = bytearray(data[: chance.randrange(len(data) + 1)] if chance.random() < 0.3 else data)
+        for _ in range(chance.randrange(4)):
+            if spoiled:
+                spoiled[chance.randrange(min(len(spoiled), 150))] = chance.randrange(256)
+        try:
+            assert len(inspect_checkpoint(bytes(spoiled))) == 64
+        except Malformed as error:
+            assert len(str(error)) < 400
+
+
+def test_random_bytes_on_the_channel_end_in_one_of_two_ways() -> None:
+    chance = random.Random(6)
+    good = HEADER.pack(b"K", 5) + b"hello" + HEADER.pack(b"F", 0)
+    for _ in range(400):
+        spoiled = bytearray(good[: chance.randrange(len(good))] if chance.random() < 0.5 else good)
+        for _ in range(chance.randrange(3)):
+            if spoiled:
+                spoiled[chance.randrange(len(spoiled))] ^= 1 << chance.randrange(8)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.sendall(spoiled)
+            theirs.close()
+            peer, frames = Peer(ours), 0
+            with pytest.raises((Closed, Foreign)):
+                while frames < 10:
+                    assert len(peer.receive({b"K": at_most(64), b"F": exactly(0)}, lambda: None).payload) <= 64
+                    frames += 1
+
+
+def test_a_peer_that_neither_reads_nor_sends_is_given_up() -> None:
+    class Enough(Exception):
+        pass
+
+    looks = []
+
+    def watch() -> None:
+        looks.append(1)
+        if len(looks) > 2:
+            raise Enough
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        with pytest.raises(Enough):
+            Peer(ours).send(b"W", watch, bytes(1 << 22))
+        with pytest.raises(Enough):
+            Peer(ours).receive({b"K": exactly(1)}, watch)
