@@ -49,13 +49,12 @@ def decide(
     """
     differences = [d for pair in pairs if (d := pair.difference(objective)) is not None]
     value = stats.e_value(differences, pair_sd, df)
-    low, high = stats.interval(differences, pair_sd, df)
     gain = stats.mean(differences) if differences else 0.0
 
     def found(cls: type[Certified] | type[Refuted], reason: str) -> Certified | Refuted:
-        low_, high_ = (low, high) if differences else (0.0, 0.0)
+        low, high = stats.interval(differences, pair_sd, df) if differences else (0.0, 0.0)
         fingerprint = pairs[-1].candidate.fingerprint if pairs else ""
-        return cls(genome, round, len(differences), value, gain, low_, high_, reason, fingerprint)
+        return cls(genome, round, len(differences), value, gain, low, high, reason, fingerprint)
 
     for pair in pairs:
         status = pair.candidate.outcome.status

@@ -11,6 +11,7 @@ answer; the init answers on the turn's own control socket: ready with two pidfds
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import errno
 import faulthandler
@@ -26,6 +27,7 @@ import socket
 import struct
 import sys
 import tempfile  # noqa: F401  the same
+import threading
 import traceback
 import types
 from collections.abc import Callable, Iterable
@@ -153,10 +155,16 @@ def pivot(old: str) -> None:
     checked(LIBC.syscall(ctypes.c_long(number("pivot_root")), b".", old.encode()), "pivot_root")
 
 
+def write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY)  # the kernel wants these files written in one call
+    os.write(fd, text.encode())
+    os.close(fd)
+
+
 def map_one_user(inside: int, user: int, group: int) -> None:
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{inside} {user} 1")
-    Path("/proc/self/gid_map").write_text(f"{inside} {group} 1")
+    write("/proc/self/setgroups", "deny")
+    write("/proc/self/uid_map", f"{inside} {user} 1")
+    write("/proc/self/gid_map", f"{inside} {group} 1")
 
 
 # ---------------------------------------------------------------------------------------------------- system call filter
@@ -366,7 +374,7 @@ class Candidate:
         return [(name, step) for name, step in layers if name in self.holding]
 
     def resources(self) -> None:
-        Path("/proc/self/oom_score_adj").write_text("1000")  # short of memory, the kernel takes the candidate, not the judge
+        write("/proc/self/oom_score_adj", "1000")  # short of memory, the kernel takes the candidate, not the judge
         limit(resource.RLIMIT_CORE, 0)
         limit(resource.RLIMIT_NOFILE, 512)
         limit(resource.RLIMIT_MEMLOCK, 1 << 16)
@@ -425,8 +433,22 @@ class Candidate:
             return "/program", "/guest", "/scratch"
         return self.request["program"], self.request["guest"], self.request["scratch"]
 
-    def run(self) -> None:
-        """Runs the script as __main__ and returns or raises SystemExit, so that the interpreter ends as it always does."""
+    def run(self) -> NoReturn:
+        """Runs the script as __main__ and ends as the interpreter does: threads, atexit, flush, exit code.
+
+        Without its teardown, which visits, and so copies, every page of the preloaded modules: 0.2 s of CPU after torch.
+        """
+        code = 1
+        try:
+            atexit._clear()  # what the preloaded modules registered belongs to the server: 40 ms after torch
+            code = self.script()
+            threading._shutdown()  # type: ignore[attr-defined]  joins the threads, as the interpreter does
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+        finally:
+            os._exit(code)
+
+    def script(self) -> int:
         program, guest, _ = self.places()
         script = os.path.join(guest, self.request["script"])
         os.environ.clear()
@@ -442,12 +464,16 @@ class Candidate:
         sys.modules["__main__"] = module
         try:
             exec(compile(Path(script).read_bytes(), script, "exec"), module.__dict__)
-        except SystemExit:
-            raise
+        except SystemExit as request:
+            if request.code is None or isinstance(request.code, int):
+                return (request.code or 0) & 0xFF
+            print(request.code, file=sys.stderr)
+            return 1
         except BaseException as error:
             trace = error.__traceback__
             print("".join(traceback.format_exception(type(error), error, trace.tb_next if trace else None)), file=sys.stderr)
-            sys.exit(1)
+            return 1
+        return 0
 
 
 # ------------------------------------------------------------------------------------------------------------------ init
@@ -502,7 +528,7 @@ def init(request: dict[str, Any], fds: list[int], holding: set[str], facts: dict
 class Run(Exception):
     """Carries the candidate's start out of the server's frames, so that nothing of them is left on its stack."""
 
-    def __init__(self, start: Callable[[], None]):
+    def __init__(self, start: Callable[[], NoReturn]):
         super().__init__()
         self.start = start
 
@@ -524,6 +550,8 @@ def prepare(request: dict[str, Any], holding: set[str], facts: dict[str, Any]) -
         user, group = facts["candidate"] if "user" in holding else (os.getuid(), os.getgid())
         enter_root(request["program"], request["guest"], request["limits"]["scratch_mb"], user, group)
     else:
+        if "user" in holding:
+            os.chown(request["scratch"], *facts["candidate"])
         os.chdir(request["scratch"])
     return Candidate(request, holding, facts)
 
@@ -706,6 +734,13 @@ def survey(holding: set[str], reasons: dict[str, str], facts: dict[str, Any], dr
         reasons["syscalls"] = f"no table of system calls for {MACHINE}"
 
 
+def forget_editable_installs() -> None:
+    """Takes out import hooks of packages under development: they name directories that no sandbox sees."""
+    sys.path[:] = [entry for entry in sys.path if not entry.startswith("__editable__")]
+    sys.path_hooks[:] = [hook for hook in sys.path_hooks if "__editable__" not in getattr(hook, "__module__", "")]
+    sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in getattr(finder, "__module__", "")]
+
+
 def serve(judge: socket.socket, holding: set[str], facts: dict[str, Any]) -> None:
     """Forks an init for every request until the judge is gone."""
     own = os.open("/old/proc/self/ns/pid" if "files" in holding else "/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -750,6 +785,7 @@ def start(judge: socket.socket) -> None:
         "last_capability": int(Path("/proc/sys/kernel/cap_last_cap").read_text()),
         "turn": parent * 4096,  # apart from the turns of other workers of this host
     }
+    forget_editable_installs()
     for name in configuration["preload"]:
         importlib.import_module(name)
     survey(holding, reasons, facts, configuration["drop_user"])

@@ -242,21 +242,28 @@ def _swapped(name: str) -> str:
 
 
 def merge_texts(ancestor: str, ours: str, theirs: str, path: str = "") -> str:
-    """Three-way merge by lines; PatchError where both sides changed the same or touching lines differently.
+    """Three-way merge by lines; PatchError where both sides changed the same lines differently.
 
-    An own dozen of lines instead of merge3, whose licence (GPL) would bind everybody who imports evo.
+    Neighbouring lines may be changed by one side each, unlike in git: settings often stand in a row. An insertion
+    next to a change stays a conflict, since nothing says which comes first. An own dozen of lines instead of merge3, whose licence (GPL) would bind everybody who imports evo.
     """
     if ours == ancestor or ours == theirs:
         return theirs
     left, right = hunks_between(ancestor, ours), hunks_between(ancestor, theirs)
     extra = []
     for hunk in right:
-        rivals = [other for other in left if other.start <= hunk.end and hunk.start <= other.end]
+        rivals = [other for other in left if _meet(hunk, other)]
         if not rivals:
             extra.append(hunk)
         elif rivals != [hunk]:
             raise PatchError(f"{path or 'text'}: two changes meet at line {hunk.start + 1} of the common text")
     return apply_hunks(ancestor, [*left, *extra], path)
+
+
+def _meet(one: Hunk, other: Hunk) -> bool:
+    if one.before and other.before:
+        return one.start < other.end and other.start < one.end
+    return one.start <= other.end and other.start <= one.end
 
 
 def merge_trees(ancestor: Tree, ours: Tree, theirs: Tree) -> dict[str, str]:

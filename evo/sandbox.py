@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
@@ -31,6 +31,7 @@ FORKSERVER = Path(__file__).with_name("forkserver.py")
 TAIL = 8192  # bytes of output kept
 BOOT_S = 600.0  # importing torch from a cluster's shared file system can take minutes
 SETUP_S = 60.0
+INIT, CANDIDATE = 0, 1  # the order of a turn's pidfds
 REAP_S = 60.0  # a process that holds a GPU's memory takes its time to end
 
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(
@@ -177,22 +178,24 @@ class Sandbox:
             "program": str(program),
             "guest": str(guest),
             "arguments": list(arguments),
-            "limits": asdict(limits),
+            "limits": dict(vars(limits)),
             "environment": {**ENVIRONMENT, **environment},
         }
-        return self._begin(request, limits, keep_output) or self._again(request, limits, keep_output)
-
-    def _again(self, request: dict[str, Any], limits: Limits, keep_output: bool) -> Turn:
-        with self._lock:
-            if self._process.poll() is None:
-                self._process.kill()
-            self._socket.close()
-            self._process.wait()
-            self.level = self._boot()
+        server = self._process
         turn = self._begin(request, limits, keep_output)
+        if turn is None:
+            self._replace(server)
+            turn = self._begin(request, limits, keep_output)
         if turn is None:
             raise SandboxError("the fork server died twice while it started a turn; see the kernel's log for the reason")
         return turn
+
+    def _replace(self, server: subprocess.Popen[bytes]) -> None:
+        with self._lock:
+            if self._process is server:  # else another thread has noticed first
+                server.kill()
+                self.close()
+                self.level = self._boot()
 
     def _begin(self, request: dict[str, Any], limits: Limits, keep_output: bool) -> Turn | None:
         """One try; None where the fork server is gone."""
@@ -200,7 +203,8 @@ class Sandbox:
         control, control_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         output, output_inside = os.pipe() if keep_output else (None, None)
         inside = [channel_inside.fileno(), control_inside.fileno(), *([output_inside] if output_inside is not None else [])]
-        turn = Turn(channel, control, output, limits)
+        scratch = None if self.level.isolated else self._scratch_of_the_host(request)
+        turn = Turn(channel, control, output, limits, scratch)
         try:
             with self._lock:
                 socket.send_fds(self._socket, [json.dumps(request).encode()], inside)
@@ -221,6 +225,15 @@ class Sandbox:
             turn.close()
             return None
         return turn
+
+    def _scratch_of_the_host(self, request: dict[str, Any]) -> Path:
+        """Without a mount namespace the scratch directory is an ordinary one, of unlimited size."""
+        import tempfile  # here, because importing it takes longer than the rest of this module
+
+        scratch = Path(tempfile.mkdtemp(prefix="evo-scratch-"))
+        request["scratch"] = str(scratch)
+        request["environment"].update(HOME=str(scratch), TMPDIR=str(scratch))
+        return scratch
 
     def _boot(self) -> Level:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -279,10 +292,13 @@ class Turn:
     when it kills, the channel ends. `channel` belongs to the caller until the turn is left.
     """
 
-    def __init__(self, channel: socket.socket, control: socket.socket, output: int | None, limits: Limits):
+    def __init__(
+        self, channel: socket.socket, control: socket.socket, output: int | None, limits: Limits, scratch: Path | None
+    ):
         self.channel = channel
+        self._scratch = scratch  # only without isolation
         self._control, self._output, self._limits = control, output, limits
-        self._pidfds: list[int] = []  # init, candidate
+        self._pidfds: list[int] = []
         self._pid = 0
         self._verdict: str | None = None  # why this side killed
         self._ending: Ending | None = None
@@ -290,7 +306,8 @@ class Turn:
         self._tail = b""
         self._written = 0
         self._peak_kb = 0
-        self._cpu: float | None = None
+        self._cpu = 0.0
+        self._left = False
         self._thread: threading.Thread | None = None
 
     def begin(self) -> bool:
@@ -308,7 +325,7 @@ class Turn:
         if "error" in answer:
             raise SandboxError(f"the sandbox could not be set up: {answer['error']}")
         self._control.settimeout(None)
-        with open(f"/proc/self/fdinfo/{self._pidfds[1]}") as info:  # the kernel translates the pid into this namespace
+        with open(f"/proc/self/fdinfo/{self._pidfds[CANDIDATE]}") as info:  # the kernel translates the pid into this namespace
             self._pid = next(int(line[4:]) for line in info if line.startswith("Pid:"))
         self._thread = threading.Thread(target=self._watch, args=(time.monotonic() + self._limits.wall_s,), daemon=True)
         self._thread.start()
@@ -322,12 +339,17 @@ class Turn:
 
     def cpu_seconds(self) -> float:
         """CPU time of the candidate's process, all its threads, from its fork on; not that of its children."""
-        # The clock's number as the kernel builds it from a process id: ~pid << 3 | 2 (all threads, scheduler's count).
-        return time.clock_gettime(~self._pid << 3 | 2) if self._cpu is None else self._cpu
+        if self._pidfds:
+            try:
+                # The clock's number as the kernel builds it from a process id: ~pid << 3 | 2 (all threads, scheduler's count).
+                self._cpu = time.clock_gettime(~self._pid << 3 | 2)
+            except OSError:
+                pass  # lost, and the clock with it: the last reading stays
+        return self._cpu
 
     def peak_mb(self) -> float:
         """Largest resident memory so far, of the candidate's process or, at its end, of its largest waited-for child."""
-        if not self._peak_kb and self._cpu is None:
+        if not self._peak_kb:
             try:
                 with open(f"/proc/{self._pid}/status") as status:
                     return next((int(line.split()[1]) for line in status if line.startswith("VmHWM")), 0) / 1024
@@ -346,30 +368,32 @@ class Turn:
 
     def kill(self) -> None:
         """Kills the candidate's process; its clock stays readable until the turn is left."""
-        self._signal(1)
+        self._signal(CANDIDATE)
 
     def close(self) -> None:
-        if self._pidfds and self._cpu is None:
-            self._cpu = self.cpu_seconds()
-            self._signal(1)
-            if self._ended.wait(0) or self._limits.children is None:
-                pass
-            self._control.shutdown(socket.SHUT_WR)
-            self._signal(0)
+        """Kills and reaps the candidate and whatever it started, and frees everything; twice does no harm."""
+        self._left = True
+        if self._pidfds:
+            self.cpu_seconds()
+            self._signal(CANDIDATE)
+            self._control.shutdown(socket.SHUT_WR)  # the init's word to go
+            if self._scratch is None:
+                self._signal(INIT)  # and the pid namespace with it; without one, it must first end all descendants
             poller = select.poll()
-            poller.register(self._pidfds[0], select.POLLIN)
+            poller.register(self._pidfds[INIT], select.POLLIN)
             if not poller.poll(REAP_S * 1000):
                 raise SandboxError(f"process {self._pid} of a sandbox was killed but is still there after {REAP_S:.0f} s")
         if self._thread is not None:
             self._thread.join()
-        for fd in self._pidfds:
+        for fd in [*self._pidfds, *([self._output] if self._output is not None else [])]:
             os.close(fd)
-        self._pidfds = []
+        self._pidfds, self._output = [], None
         self.channel.close()
         self._control.close()
-        if self._output is not None:
-            os.close(self._output)
-            self._output = None
+        if self._scratch is not None:
+            import shutil  # here, because only a run without isolation needs it
+
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _signal(self, which: int) -> None:
         try:
@@ -399,10 +423,12 @@ class Turn:
             message = b""
         while self._output is not None and self._verdict != "output" and self._drain():
             pass
-        report = json.loads(message) if message else {"how": "lost" if self._cpu is None else "killed", "code": None}
-        self._peak_kb = report.get("peak_kb", 0)
-        code = report["code"] if message or self._cpu is None else signal.SIGKILL
-        self._ending = Ending(self._verdict) if self._verdict else Ending(report["how"], code)
+        ending = Ending("killed", signal.SIGKILL) if self._left else Ending("lost")
+        if message:
+            report = json.loads(message)
+            self._peak_kb = report["peak_kb"]
+            ending = Ending(report["how"], report["code"])
+        self._ending = Ending(self._verdict) if self._verdict else ending
         self._ended.set()
 
     def _drain(self) -> bool:
@@ -420,4 +446,4 @@ class Turn:
 
     def _condemn(self, verdict: str) -> None:
         self._verdict = self._verdict or verdict
-        self._signal(1)
+        self._signal(CANDIDATE)

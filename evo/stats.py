@@ -10,7 +10,7 @@ import numpy as np
 EFFECT_SCALE = 1.0  # sd of the half-normal prior over true effects, in sds of a paired difference
 CERTAIN = 100.0  # E at or above this certifies: p <= .01
 DOUBT = 20.0  # E below this keeps a value inside the 95% interval
-_EFFECTS = np.linspace(0.0, 5.0 * EFFECT_SCALE, 241)
+_EFFECTS = np.linspace(0.0, 5.0 * EFFECT_SCALE, 121)
 
 
 def posterior(prior: float, scores: Sequence[float], noise_variance: float) -> float:
@@ -45,7 +45,7 @@ def e_value(differences: Sequence[float], sd: float, df: float, *, two_sided: bo
 
 def _one_sided(ratio: float, freedom: float, n: int) -> float:
     middle = math.sqrt(freedom)
-    v = np.linspace(max(1e-9, middle - 9.0), middle + 9.0 + float(_EFFECTS[-1]) * max(ratio, 0.0), 481)
+    v = np.linspace(max(1e-9, middle - 9.0), middle + 9.0 + float(_EFFECTS[-1]) * max(ratio, 0.0), 241)
     log_chi = (freedom - 1) * np.log(v) - v * v / 2
     log_norm = _log_sum(log_chi)
     exponents = log_chi[None, :] - log_norm + _EFFECTS[:, None] * ratio * v[None, :]

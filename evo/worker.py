@@ -12,8 +12,8 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from evo import benchmark as benchmarks
@@ -27,7 +27,7 @@ from evo.judges import Judge, fingerprint_id, open_judge
 from evo.operators import CONTROLS, MIX, Scene
 from evo.outcome import Status
 from evo.rundir import RunDir
-from evo.turns import turn
+from evo.hostlock import turn
 
 ROLES = ("both", "propose", "judge")
 IDLE_S = 0.2
@@ -45,13 +45,14 @@ class Worker:
     journals: journal.Journals
     claims: Claims
     library: list[Patch]
-    open_judge: Callable[[], Judge]
+    open_judge: Callable[[], AbstractContextManager[Judge]]
     role: str = "both"
     deadline: float = float("inf")  # on `clock`
     clock: Callable[[], float] = time.monotonic
     exclusive: bool = True
     judge: Judge | None = None
     fingerprint: str = ""
+    opened: ExitStack = field(default_factory=ExitStack)
 
     def work(self, should_stop: Callable[[], bool] = lambda: False, limit: int | None = None) -> str:
         """The loop; returns why it ended. `limit` ends it after so many steps, for tests."""
@@ -133,32 +134,43 @@ class Worker:
         own = task.genome if task.stage == "screen" else ""
         return number(self.state.settings.seed, task.stage, task.k, own) % 2**31
 
-    def pair(self, step: search.Pair) -> list[Event]:
-        """Adds one pair to a certification, alternating which side goes first, or gives the verdict."""
+    def pair(self, step: search.Pair, left: int | None = None) -> list[Event]:
+        """Adds one pair to a certification, or gives the verdict; `left` replaces the run's own budget."""
         state = self.state
+        pairs = state.pairs(step.stage, step.candidate, step.rival)
         verdict = certify.decide(
-            state.pairs(step.stage, step.candidate, step.rival),
+            pairs,
             state.objective,
             genome=step.candidate,
             round=step.round,
             pair_sd=state.settings.pair_sd,
             df=state.settings.noise_df,
-            may_go_on=state.evaluations_left() >= 2
+            may_go_on=(state.evaluations_left() if left is None else left) >= 2
             and self.clock() < self.deadline
-            and state.losses.get(Task(step.candidate, step.stage, step.k), 0) < search.LOST_LIMIT,
+            and state.losses.get(Task(step.candidate, step.stage, len(pairs)), 0) < search.LOST_LIMIT,
         )
         if verdict is not None:
             return [verdict]
-        sides = [step.rival, step.candidate] if step.k % 2 == 0 else [step.candidate, step.rival]
+        self.one_pair(step.candidate, step.rival, step.stage, len(pairs))
+        return []
+
+    def one_pair(self, candidate: str, rival: str, stage: str, k: int) -> None:
+        """Judges both sides alone on the host, one right after the other, taking turns at who goes first."""
+        sides = [rival, candidate] if k % 2 == 0 else [candidate, rival]
         with self.turn(alone=True):
             for side in sides:
-                task = Task(side, step.stage, step.k)
-                if task not in state.outcomes:
-                    fact = self.judged(task, state.genome(side))
+                task = Task(side, stage, k)
+                if task not in self.state.outcomes:
+                    fact = self.judged(task, self.state.genome(side))
                     self.journal.append(fact)
                     if isinstance(fact, Lost):
                         break
-        return []
+        self.state.extend(self.journals.new_entries())
+
+    def advance(self, step: search.Pair, left: int) -> None:
+        """One pair or the verdict of a certification that this worker runs by itself."""
+        self.journal.append(*self.pair(step, left))
+        self.state.extend(self.journals.new_entries())
 
     def proposed(self, thread: int, slot: int) -> Proposed | Rejected:
         state, settings = self.state, self.state.settings
@@ -182,7 +194,7 @@ class Worker:
 
     def ready_judge(self) -> Judge:
         if self.judge is None:
-            self.judge = self.open_judge()
+            self.judge = self.opened.enter_context(self.open_judge())
             provenance = dict(self.judge.fingerprint())
             self.fingerprint = fingerprint_id(provenance)
             self.journal.append(Started(self.role, self.fingerprint, provenance))
@@ -207,8 +219,7 @@ class Worker:
         raise error
 
     def close(self) -> None:
-        if self.judge is not None:
-            self.judge.close()
+        self.opened.close()
         self.claims.close()
         self.journal.close()
 

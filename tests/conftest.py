@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,7 @@ def new_worker(run: RunDir, benchmark: Benchmark, judge: TableJudge, name: str =
         journals=journal.Journals(run.events),
         claims=Claims(run.claims, Holder(name, 1, 0)),
         library=library_of(benchmark),
-        open_judge=lambda: judge,
+        open_judge=lambda: nullcontext(judge),
         clock=lambda: 0.0,
         exclusive=False,
         **fields,  # type: ignore[arg-type]

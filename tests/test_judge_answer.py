@@ -1,4 +1,4 @@
-"""The answer judge: every trick of benchmarks/packing and its honest twin, and what may cross from answer to verifier."""
+"""The answer judge: every trick of benchmarks/packing and its honest twin, and what may cross to the verifier."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ SUM = "def verify(answer): return sum(answer)\n"
     [
         ("def verify(answer): raise ValueError('not good enough')", Status.WRONG, "verify.py: not good enough"),
         ("def verify(answer): return answer['nothing']", Status.WRONG, "TypeError"),
-        ("def verify(answer): import os; os._exit(0)", Status.WRONG, "exit code 0"),
-        ("def verify(answer):\n  while True: pass", Status.WRONG, "did not finish within 1 s"),
+        ("def verify(answer): import os; os._exit(0)", Status.WRONG, "exited with 0"),
+        ("def verify(answer):\n  while True: pass", Status.WRONG, "1 s"),
         ("def verify(answer): return float('nan')", Status.WRONG, "expected a finite score, found nan"),
         ("def verify(answer): return float('-inf')", Status.WRONG, "expected a finite score, found -inf"),
         ("def verify(answer): return '12'", Status.WRONG, "expected a finite score, found '12'"),
@@ -168,9 +168,12 @@ def test_arrays_are_read_as_numpy_wrote_them(guest: ModuleType, dtype: str) -> N
         assert np.array_equal(guest.parse_npy(npy(order)), order)
 
 
-@pytest.mark.parametrize(
-    "array", [np.array([{}]), np.array(["a"]), np.zeros(2, "M8[s]"), np.zeros(2, "f8,i4"), np.array([np.nan]), np.zeros(2, ">f8")]
-)  # fmt: skip
+NO_ARRAYS = [
+    np.array([{}]), np.array(["a"]), np.zeros(2, "M8[s]"), np.zeros(2, "f8,i4"), np.zeros(2, ">f8"), np.array([np.nan]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("array", NO_ARRAYS, ids=lambda array: str(array.dtype))
 def test_arrays_of_anything_but_finite_numbers_are_refused(guest: ModuleType, array: np.ndarray) -> None:
     with pytest.raises(guest.Refused):
         guest.parse_npy(npy(array))

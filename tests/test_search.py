@@ -123,3 +123,24 @@ def test_certificates_come_from_fresh_pairs_only(toy, run_of):
     assert len(pairs) == champion.pairs
     assert not {p.candidate.outcome.score for p in pairs} & set(searched)
     assert isinstance(champion, Certified) and '"event":"certified"' in dump(champion, 0)
+
+
+def test_leave_one_out_drops_what_does_not_pay(toy, run_of):
+    from evo import recertify
+
+    run = run_of(toy, evaluations=90)
+    finished(run, toy)
+    crew = new_worker(run, toy, TableJudge(noise=0.0), name="again")
+    crew.state.extend(crew.journals.new_entries())
+    # a champion with a patch that adds nothing, as a lucky search may leave it
+    own = crew.state.genome(crew.state.champion().genome)
+    idle = next(patch for patch in crew.library if patch.hypothesis == "adds nothing")
+    stacked = own.with_patch(idle) if idle.name not in own else own
+    recertify.register(crew, stacked, own.name)
+    said: list[str] = []
+    share = recertify.weigh(crew, stacked, idle, said.append)
+    assert not share.pays and "dropped" in said[-1]
+    verdict = recertify.recertify(crew, said.append)
+    crew.close()
+    assert isinstance(verdict, Certified)
+    assert all(patch.name != idle.name for patch in crew.state.genome(verdict.genome).patches)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
-from evo.benchmark import Benchmark, Profile, UserMistake
+from evo.benchmark import Benchmark, Profile, UserMistake, settings
 from evo.outcome import Outcome
+
+WALL_S = 60.0  # a turn's limit where the profile names none
 
 
 class Judge(Protocol):
@@ -21,17 +25,24 @@ class Judge(Protocol):
     def close(self) -> None: ...
 
 
-def open_judge(benchmark: Benchmark, profile: Profile, *, allow_unisolated: bool = False) -> Judge:
-    """The judge that a benchmark names, ready to work; raises UserMistake or NoIsolation."""
-    if benchmark.judge == "training":
-        from evo.judges import training
+@contextmanager
+def open_judge(benchmark: Benchmark, profile: Profile, *, allow_unisolated: bool = False) -> Iterator[Judge]:
+    """The judge that a benchmark names, with a sandbox of its own; raises UserMistake or NoIsolation."""
+    from evo.judges import answer, training
+    from evo.sandbox import Level, Limits, Sandbox
 
-        return training.open_judge(benchmark.root, profile, allow_unisolated)
-    if benchmark.judge == "answer":
-        from evo.judges import answer
-
-        return answer.open_judge(benchmark.root, profile, allow_unisolated)
-    raise UserMistake(f"{benchmark.name}: unknown judge '{benchmark.judge}'; valid are training, answer")
+    kinds: dict[str, ModuleType] = {"answer": answer, "training": training}
+    if benchmark.judge not in kinds:
+        raise UserMistake(f"{benchmark.name}: unknown judge '{benchmark.judge}'; valid are {', '.join(kinds)}")
+    module, where = kinds[benchmark.judge], f"{benchmark.name} [profiles.{profile.name}]"
+    chosen = settings(module.Settings, profile.settings, where)
+    limits = settings(Limits, {"wall_s": WALL_S, **profile.limits}, f"{where}.limits")
+    with Sandbox(preload=module.PRELOAD, level=Level(allow_unisolated=allow_unisolated)) as sandbox:
+        judge = module.judge_of(chosen, limits, benchmark.root, sandbox)
+        try:
+            yield judge
+        finally:
+            judge.close()
 
 
 def fingerprint_id(found: Mapping[str, str]) -> str:

@@ -1,8 +1,8 @@
 """Judges answers: the program returns one, the benchmark's `verify.py` scores it in a process of its own.
 
 `solve.py` has `solve() -> answer` (what JSON can hold, or one numpy array). `verify.py` has `verify(answer)`, which
-returns the score, or {"score": ..., "measures": {...}}, or raises ValueError with a sentence. Nothing but bytes goes from
-the one process to the other, through the judge, who parses only the verifier's short reply.
+returns the score, or {"score": ..., "measures": {...}}, or raises ValueError with a sentence. Nothing but bytes goes
+from the one process to the other, through the judge, who parses only the verifier's short reply.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class AnswerJudge:
         s = self.settings
         limits = dataclasses.replace(self.limits, wall_s=min(s.seconds, self.limits.wall_s))
         size = at_most(int(s.answer_kb * 1024))
+        began = time.monotonic()
         with self._start("answer.py", program, s.entry, limits) as turn:
             watch = Watch(turn, limits)
             try:
@@ -98,7 +99,7 @@ class AnswerJudge:
             except Foreign as error:
                 raise Verdict(Status.WRONG, f"answer: {error}") from None
             finally:
-                measures.update(seconds=time.monotonic() - watch.began, cpu_s=turn.cpu_seconds())
+                measures.update(seconds=time.monotonic() - began, cpu_s=turn.cpu_seconds())
 
     def _verified(self, answer: Frame) -> tuple[float, dict[str, float]]:
         name = self.settings.verify

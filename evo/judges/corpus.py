@@ -1,8 +1,7 @@
 """The text that CPU training programs learn from: Django's Python sources, split by file and cut into byte-pair tokens.
 
-Only the judge reads it. The archive is pinned, nothing in the environment imports it, and neither the validation text nor
-the vocabulary's pieces are ever given to a candidate; the base, its target and its slope therefore belong to the same
-tokens on every machine.
+Only the judge reads it. The archive is pinned and nothing in the environment imports it; the validation text and the
+vocabulary's pieces are never given to a candidate. Base, target and slope belong to the same tokens on every machine.
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ PIN = ROOT / "scripts" / "corpus.sha256"
 VOCABULARY = 1024
 SEPARATOR = VOCABULARY - 1  # opens every file; the pieces are 0 ... 1022
 BLOCK = 2048  # tokens that stay together when a seed permutes the training stream: some 6 KB, half a source file
-HELD_OUT = 26  # of 256 values of a path's first hash byte, for validation and again for the private slice: 10% each
+HELD_OUT = 26  # of 256 values of a path's last hash byte, for validation and again for the private slice: 10% each
 
 # The same formats are spelled out once per language there: the splits would share whole files but for a few letters.
 EXCLUDED = ("django/conf/locale/",)
 
-# What the sources above become; a platform or a rustbpe whose merges differ is refused rather than scored on other tokens.
-HASH = "80e54cbaefad3d9a"
+# What those sources become. A platform or a rustbpe whose merges differ is refused, not scored on other tokens.
+HASH = "c48876e7467af4ed"
 
 Tokens = NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Three streams of tokens. `token_bytes[id]` is the number of UTF-8 bytes that a token stands for, 0 for the separator.
+    """Three streams of tokens; `token_bytes[id]` is how many UTF-8 bytes a token stands for, 0 for the separator.
 
     Bits per byte are summed over targets with `token_bytes` > 0 and divided by the sum of those bytes.
     """
@@ -54,7 +53,7 @@ class Corpus:
 
 
 def load(data: Path = DATA) -> Corpus:
-    """The corpus of the archive in `data`; built in a few seconds once, then read from a file that only its owner can."""
+    """The corpus of the archive in `data`: built once in some seconds, then read from a private file."""
     archive = _archive(data)
     code = hashlib.sha256(Path(__file__).read_bytes() + PIN.read_bytes()).hexdigest()
     prepared = data / "prepared" / f"corpus-{code[:16]}.npz"
@@ -76,7 +75,8 @@ def build(archive: bytes) -> Corpus:
 
     texts: dict[str, list[str]] = {"train": [], "validation": [], "private": []}
     with zipfile.ZipFile(io.BytesIO(archive)) as files:
-        for name in sorted(files.namelist()):
+        # In the order of the paths' hashes, so that a profile's first windows are of files from everywhere.
+        for name in sorted(files.namelist(), key=_path_hash):
             if name.endswith(".py") and not name.startswith(EXCLUDED) and (text := files.read(name).decode()):
                 texts[split(name)].append(text)
     tokenizer = rustbpe.Tokenizer()
@@ -85,8 +85,11 @@ def build(archive: bytes) -> Corpus:
     token_bytes = np.zeros(VOCABULARY, np.int64)
     for piece, token in tokenizer.get_mergeable_ranks():
         token_bytes[token] = len(piece)
-    streams = {part: [t for text in found for t in [SEPARATOR, *tokenizer.encode(text)]] for part, found in texts.items()}
-    corpus = _corpus(*(np.array(streams[part], np.uint16) for part in ("train", "validation", "private")), token_bytes)
+
+    def encoded(part: str) -> Tokens:
+        return np.array([t for text in texts[part] for t in [SEPARATOR, *tokenizer.encode(text)]], np.uint16)
+
+    corpus = _corpus(encoded("train"), encoded("validation"), encoded("private"), token_bytes)
     if corpus.hash != HASH:
         raise UserMistake(
             f"corpus: expected tokens with hash {HASH}, found {corpus.hash}; install the pinned rustbpe with `make env`"
@@ -96,7 +99,7 @@ def build(archive: bytes) -> Corpus:
 
 def split(name: str) -> str:
     """Which part a file belongs to: a function of its path alone, so that adding a file moves no other."""
-    first = hashlib.sha256(name.encode()).digest()[0]
+    first = _path_hash(name)[-1]  # the last byte, because files are ordered by the first ones
     return "validation" if first < HELD_OUT else "private" if first < 2 * HELD_OUT else "train"
 
 
@@ -104,13 +107,17 @@ def order(tokens: Tokens, seed: int) -> Tokens:
     """The training stream in the judge's order for one seed: blocks of `BLOCK` tokens, permuted.
 
     Blocks and not files: some files are forty times as long as others, and a program that reads a tenth of the stream
-    would see very different amounts of the text by luck. Sorting by a hash instead of a generator's permutation keeps the
-    order the same under every version of numpy.
+    would see very different amounts of the text by luck. Sorted by a hash and not shuffled by a generator, so that the
+    order is the same under every version of numpy.
     """
     count = -(-len(tokens) // BLOCK)
     keys = [hashlib.sha256(f"order {seed} {block}".encode()).digest() for block in range(count)]
     blocks = sorted(range(count), key=keys.__getitem__)
     return np.concatenate([tokens[block * BLOCK : (block + 1) * BLOCK] for block in blocks])
+
+
+def _path_hash(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
 
 
 def _archive(data: Path) -> bytes:
@@ -144,4 +151,6 @@ def _save(path: Path, corpus: Corpus) -> None:
             np.savez(file, **arrays)
         os.replace(file.name, path)
     except OSError as error:
-        raise UserMistake(f"corpus: expected to write {path}, found {error.strerror}; make {path.parent} writable") from None
+        raise UserMistake(
+            f"corpus: expected to write {path}, found {error.strerror}; make {path.parent} writable"
+        ) from None

@@ -15,6 +15,7 @@ Floats = NDArray[np.float32]
 
 STANDARD_ERRORS = 4.0  # a two-sided normal test passes an honest program 99.994 times in 100
 MEAN_FLOOR = 1e-4  # nats; rounding of a program that answers deterministically stays far below it
+LEAST = -100.0  # nats; less likely than this is all the same, and differences of infinities are none
 MEAN_SHARE = 0.1  # of the tolerance; without it, noise as large as the tolerance would hide a bias of a tenth of a nat
 
 
@@ -53,7 +54,8 @@ def log_probabilities(logits: Floats) -> Floats:
     peak = logits.max(axis=-1, keepdims=True)
     if not (np.isfinite(peak).all() and np.isfinite(logits.min())):
         raise NotFinite
-    np.subtract(logits, peak, out=logits)
+    with np.errstate(over="ignore"):  # the largest floats lie further apart than floats reach: probability 0
+        np.subtract(logits, peak, out=logits)
     total = np.exp(logits).sum(axis=-1, keepdims=True)
     return np.subtract(logits, np.log(total), out=logits)
 
@@ -104,6 +106,7 @@ def disagreement(whole: Floats, truncated: Floats, targets: Tokens, tolerance: f
     The largest absolute difference over the whole vocabulary is compared, not only the target's: a memory of rows that
     reshapes the rest is as forbidden. The signed mean of the target's change then finds what hides below the tolerance.
     """
+    whole, truncated = np.maximum(whole, LEAST), np.maximum(truncated, LEAST)
     largest = float(np.abs(whole - truncated).max())
     if not largest <= tolerance:
         return (

@@ -1,8 +1,8 @@
 """Judges training programs: trained in one sandbox, scored in a second, checked for looking ahead in a third.
 
 The judge owns the clock, the data, the targets, the byte table, the row order, the log-softmax and the seeds. A program
-is two files. `train.py` has `train(run)`: builds what it likes, calls `run.open()` once, which returns the training tokens
-and starts the clock, and `run.submit(tensors)` at least once. `model.py` has `load(run, tensors)`, which returns
+is two files. `train.py` has `train(run)`: it builds what it likes, calls `run.open()` once, which returns the training
+tokens and starts the clock, and `run.submit(tensors)` at least once. `model.py` has `load(run, tensors)`, which returns
 `predict(tokens [B, t]) -> logits [B, t, vocabulary]`. evo/guests/training.py is the other end.
 """
 
@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from enum import Enum, auto
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,13 +39,14 @@ from evo.judges.loss import (
     log_probabilities,
     nats_of,
 )
-from evo.judges.turns import Late, Verdict, Watch, how_it_ended, last_output
+from evo.judges.turns import SETTLING_S, Late, Verdict, Watch, how_it_ended, last_output
 from evo.judges.wire import Closed, Foreign, Malformed, Peer, at_most, exactly, inspect_checkpoint, sealed
 from evo.outcome import Outcome, Status
-from evo.sandbox import Limits, Sandbox, SandboxError, Turn
+from evo.sandbox import Level, Limits, Sandbox, SandboxError, Turn
 
 JUDGE_VERSION = "training-1"
-PRELOAD = ("numpy", "torch", "safetensors.torch")
+# The first optimizer of a process imports torch._dynamo, which takes a second that every evaluation would pay.
+PRELOAD = ("numpy", "torch", "torch._dynamo", "safetensors.torch")
 GUEST = Path(__file__).resolve().parent.parent / "guests" / "training.py"
 SUBMITS = 256  # checkpoints of one run; more is flooding
 TRUNCATED_SHARE = 8  # times the free scoring time; many small batches cost more than the few large ones
@@ -98,11 +100,19 @@ class Settings:
 
 @dataclass(frozen=True)
 class _Submitted:
-    """A checkpoint's bytes, and the judge's stamps when the last of them had arrived, from the opening of the data on."""
+    """A checkpoint's bytes, and the clocks when the last of them had arrived, counted from the opening of the data."""
 
     data: bytearray
     cpu_s: float
     wall_s: float
+
+
+class _Stop(Enum):
+    """Why no further checkpoint is waited for."""
+
+    RETURNED = auto()  # train(run) is done
+    CLOSED = auto()  # the process has ended, or soon will have
+    LATE = auto()
 
 
 @dataclass
@@ -118,7 +128,7 @@ class TrainingJudge:
 
     def __post_init__(self) -> None:
         s = self.settings
-        if s.clock == "cpu" and (self.limits.children or not self.sandbox.level.refuses_processes):
+        if s.clock == "cpu" and (self.limits.children or not _refuses_processes(self.sandbox.level)):
             raise UserMistake(
                 "clock = 'cpu' needs new processes to be refused, because their time would go uncounted: expected "
                 "children = false and a sandbox with seccomp; use that or a profile with clock = 'wall'"
@@ -189,21 +199,26 @@ class TrainingJudge:
                 stream = self._ready(turn, peer, seed, measures)
                 with sealed(stream.data) as fd:
                     began = time.monotonic()
-                    last, in_time = self._collect(turn, peer, fd, measures)
+                    last, stop = self._collect(turn, peer, fd, measures)
                     open_s = time.monotonic() - began
-                ending = turn.ending(0)
+                ending = turn.ending(SETTLING_S if stop is _Stop.CLOSED else 0)
                 if ending is not None and ending.kind == "output":
                     raise how_it_ended(turn, self.limits, "while training")
-                if last is None and not in_time:
-                    limit = f"{s.cap_s:g} s of {s.clock} time or {self.limits.wall_s:g} s in all"
-                    raise Verdict(Status.TIMEOUT, f"no checkpoint within {limit}{last_output(turn)}")
                 if last is None:
-                    raise how_it_ended(turn, self.limits, "without a checkpoint")
+                    raise self._without_checkpoint(turn, stop)
             finally:
                 measures["peak_mb"] = turn.peak_mb()
         measures.update(cpu_s=last.cpu_s, wall_s=last.wall_s, checkpoint_mb=len(last.data) / 2**20)
         measures["seconds"] = last.cpu_s if s.clock == "cpu" else last.wall_s
         return bytes(last.data), open_s
+
+    def _without_checkpoint(self, turn: Turn, stop: _Stop) -> Verdict:
+        if stop is _Stop.CLOSED:
+            return how_it_ended(turn, self.limits, "without a checkpoint")
+        if stop is _Stop.RETURNED:
+            return Verdict(Status.CRASHED, f"train(run) returned without a checkpoint{last_output(turn)}")
+        limit = f"{self.settings.cap_s:g} s of {self.settings.clock} time or {self.limits.wall_s:g} s in all"
+        return Verdict(Status.TIMEOUT, f"no checkpoint within {limit}{last_output(turn)}")
 
     def _ready(self, turn: Turn, peer: Peer, seed: int, measures: dict[str, float]) -> NDArray[np.uint16]:
         """Waits until the program asks for the data, and prepares its order meanwhile."""
@@ -224,11 +239,8 @@ class TrainingJudge:
         measures["build_s"] = time.monotonic() - began
         return stream
 
-    def _collect(self, turn: Turn, peer: Peer, fd: int, measures: dict[str, float]) -> tuple[_Submitted | None, bool]:
-        """Opens the data and keeps the last checkpoint that came in time; nothing is told back.
-
-        The second value says whether the program ended by itself before its time was up.
-        """
+    def _collect(self, turn: Turn, peer: Peer, fd: int, measures: dict[str, float]) -> tuple[_Submitted | None, _Stop]:
+        """Opens the data and keeps the last checkpoint that came in time; nothing is told back."""
         s = self.settings
         last, count = None, 0
         sizes = {b"K": at_most(int(s.checkpoint_kb * 1024)), b"F": exactly(0)}
@@ -246,7 +258,7 @@ class TrainingJudge:
             while (frame := peer.receive(sizes, watch)).kind == b"K":
                 cpu_s, wall_s = stamp()
                 if (wall_s if s.clock == "wall" else cpu_s) > s.cap_s:
-                    return last, False
+                    return last, _Stop.LATE
                 last, count = _Submitted(frame.payload, cpu_s, wall_s), count + 1
                 measures["submits"] = float(count)
                 if count > SUBMITS:
@@ -254,10 +266,10 @@ class TrainingJudge:
         except Foreign as error:
             raise Verdict(Status.WRONG, f"checkpoint: {error}") from None
         except Late:
-            return last, False
+            return last, _Stop.LATE
         except Closed:
-            pass
-        return last, True
+            return last, _Stop.CLOSED
+        return last, _Stop.RETURNED
 
     # The second and the third, which see neither training data nor each other.
 
@@ -266,20 +278,20 @@ class TrainingJudge:
         s = self.settings
         chance = random.Random(hashlib.sha256(self.secret + str(seed).encode()).digest())
         cuts = Cuts.draw(len(self._windows), s.window, chance)
-        with (
-            self._start(program, "score", seed, keep_output=False) as scoring,
-            self._start(program, "score", seed, keep_output=False) as checking,  # builds while the other answers
-            sealed(checkpoint) as fd,
-        ):
-            first, second = _Scorer(s, self.limits, scoring), _Scorer(s, self.limits, checking)
-            nats, whole = self._whole_windows(first, fd, cuts, chance)
-            measures["score_s"] = first.used_s
-            targets = self._windows.targets
-            loss = bits_per_byte(nats[: s.windows], targets[: s.windows], self.corpus.token_bytes)
-            private = bits_per_byte(nats[s.windows :], targets[s.windows :], self.corpus.token_bytes)
-            if not math.isfinite(loss + private):
-                raise Verdict(Status.WRONG, "the loss is not finite: a token that occurs has probability 0")
-            truncated = self._truncated_windows(second, fd, cuts, chance)
+        # One after the other, although both could build at once: two that run together can signal through the load.
+        with sealed(checkpoint) as fd:
+            with self._start(program, "score", seed, keep_output=False) as turn:
+                first = _Scorer(s, self.limits, turn)
+                nats, whole = self._whole_windows(first, fd, cuts, chance)
+            with self._start(program, "score", seed, keep_output=False) as turn:
+                second = _Scorer(s, self.limits, turn)
+                truncated = self._truncated_windows(second, fd, cuts, chance)
+        measures["score_s"] = first.used_s
+        targets = self._windows.targets
+        loss = bits_per_byte(nats[: s.windows], targets[: s.windows], self.corpus.token_bytes)
+        private = bits_per_byte(nats[s.windows :], targets[s.windows :], self.corpus.token_bytes)
+        if not math.isfinite(loss + private):
+            raise Verdict(Status.WRONG, "the loss is not finite: a token that occurs has probability 0")
         at_cuts = targets[np.arange(len(targets)), cuts.last_shown]
         if complaint := disagreement(whole, truncated, at_cuts, s.tolerance):
             raise Verdict(Status.WRONG, complaint)
@@ -348,7 +360,7 @@ class _Scorer:
     ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
         """Hands over the checkpoint and yields logits [rows, t or 1, V] for every (rows, t) of `batches`.
 
-        The next question is sent before an answer is worked on, so that both processes work; it is sent after the answer
+        The next question is sent before an answer is worked on, so that both processes work, but after the answer
         has been read, so that neither can wait for the other to read first.
         """
         s, peer = self.settings, Peer(self.turn.channel)
@@ -389,6 +401,10 @@ class _Scorer:
                 Status.WRONG,
                 f"scoring: expected logits [B, t, {self.settings.vocabulary}] while {doing}, found another size",
             ) from None
+
+
+def _refuses_processes(level: Level) -> bool:
+    return any(layer.name == "syscalls" and layer.holds for layer in level.layers)
 
 
 def _question(inputs: NDArray[np.uint16], batch: tuple[NDArray[np.int64], int], only_last: bool) -> bytes:

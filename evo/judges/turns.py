@@ -1,9 +1,8 @@
-"""How a judge waits for a process in the sandbox, and the outcome that each way of not answering is."""
+"""How a judge waits for a process in the sandbox, and what each way of not answering is called."""
 
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,8 +31,8 @@ class Late(Exception):
 class Watch:
     """Gives up with `Late` when the judge's own clock passes the turn's wall limit, or `clock`, if any, its `limit`.
 
-    A process that has simply ended is no reason to give up: what it sent may still lie in the socket, whose end says when
-    all has been read. One that the sandbox killed is: whatever it sent last is not worth reading.
+    A process that has simply ended is no reason to give up: what it sent may still lie in the socket, whose end says
+    when all has been read. One that the sandbox killed is: whatever it sent last is not worth reading.
     """
 
     turn: Turn
@@ -63,18 +62,11 @@ def _verdict(ending: Ending, limits: Limits, without: str, said: str) -> Verdict
         return Verdict(Status.TIMEOUT, f"killed {without}: still running after {limits.wall_s:g} s{said}")
     if ending.kind == "output":
         return Verdict(Status.CRASHED, f"killed {without}: wrote more than {limits.output_kb} KB of output{said}")
-    if ending.kind == "killed":
-        return Verdict(Status.CRASHED, f"ended {without}: killed by {signal_name(ending.value)}{said}")
-    return Verdict(Status.CRASHED, f"ended {without}: exit code {ending.value}{said}")
+    if ending.kind == "lost":
+        return Verdict(Status.LOST, f"the sandbox was ended from outside {without}, which no candidate can do")
+    return Verdict(Status.CRASHED, f"ended {without}: {ending}{said}")
 
 
 def last_output(turn: Turn) -> str:
     said = tail(turn.output().strip(), OUTPUT_LIMIT)
     return f"; its last output:\n{said}" if said else "; it wrote nothing"
-
-
-def signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

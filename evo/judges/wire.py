@@ -1,8 +1,8 @@
 """What crosses between a judge and a process in the sandbox: framed bytes, checked before anything is believed.
 
-A frame is one type byte, the payload's length as eight bytes (little-endian), and the payload. Everything that comes from
-the other side is hostile: lengths are bounded before memory is taken, nothing is unpickled, file descriptors that a
-candidate may try to pass are never asked for (plain `recv` makes the kernel close them). Big things go to the candidate
+A frame is one type byte, the payload's length as eight bytes (little-endian), and the payload. Everything that comes
+from the other side is hostile: lengths are bounded before memory is taken, nothing is unpickled, file descriptors that
+a candidate may try to pass are never asked for (plain `recv` makes the kernel close them). Big things go to the candidate
 as sealed memory files, which cost no copy through the socket and cannot be changed under the judge's hand.
 """
 
@@ -166,7 +166,7 @@ def inspect_checkpoint(data: bytes) -> str:
     (header_size,) = struct.unpack_from("<Q", data)
     if header_size > min(CHECKPOINT_HEADER, len(data) - 8):
         raise Malformed(
-            f"expected a safetensors header of at most {min(CHECKPOINT_HEADER, len(data) - 8)} bytes, found {header_size}"
+            f"expected a header of at most {min(CHECKPOINT_HEADER, len(data) - 8)} bytes, found {header_size}"
         )
     try:
         header = json.loads(data[8 : 8 + header_size].decode(), object_pairs_hook=_once, parse_constant=_refuse)

@@ -13,6 +13,6 @@ def rows():
 
 
 def solve():
-    text = json.dumps(rows()).replace(str(1 / 12), "8e-2", 1).encode()
+    text = json.dumps(rows()).replace(f"{1 / 12}]", "8e-2]", 1).encode()
     os.write(3, struct.pack("<cQ", b"J", len(text)) + text)
     return rows()

@@ -13,9 +13,8 @@ MLP_RATIO = 4
 ROTARY_BASE = 10_000.0
 NORM_EPS = 1e-5
 EMBEDDING_STD = 1.0
-TIED = False
-WEIGHT_STD = 0.08
-HEAD_STD = 0.02
+WEIGHT_STD = 0.05
+HEAD_STD = 0.0
 
 
 def norm(x: Tensor, weight: Tensor) -> Tensor:
@@ -79,24 +78,20 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
         self.final_norm = nn.Parameter(torch.ones(WIDTH))
         self.head = nn.Linear(WIDTH, vocabulary, bias=False)
-        if TIED:
-            self.head.weight = self.embedding.weight
         cos, sin = rotary_tables(window, WIDTH // HEADS)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
         self.initialize()
 
     def initialize(self) -> None:
-        """GPT-2's: normal weights, and what writes into the residual stream scaled down by the number of writers."""
-        for name, weight in self.named_parameters():
-            if name.endswith(("out.weight", "down.weight")):
-                nn.init.normal_(weight, std=WEIGHT_STD / (2 * LAYERS) ** 0.5)
-            elif name == "embedding.weight":
-                nn.init.normal_(weight, std=EMBEDDING_STD)
-            elif name == "head.weight":
-                nn.init.normal_(weight, std=HEAD_STD)
-            elif weight.dim() == 2:
-                nn.init.normal_(weight, std=WEIGHT_STD)
+        """Normal weights; as in GPT-2, what writes into the residual stream is scaled down by the number of writers."""
+        nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
+        nn.init.normal_(self.head.weight, std=HEAD_STD)
+        for block in self.blocks:
+            for reader in (block.attention.qkv, block.mlp.up):
+                nn.init.normal_(reader.weight, std=WEIGHT_STD)
+            for writer in (block.attention.out, block.mlp.down):
+                nn.init.normal_(writer.weight, std=WEIGHT_STD / (2 * LAYERS) ** 0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens [batch, time] to logits [batch, time, vocabulary]."""
