@@ -22,6 +22,7 @@ from evo.benchmark import Benchmark, Profile, UserMistake
 from evo.events import Certified, Noted, Refuted
 from evo.operators import CONTROLS
 from evo.rundir import RunDir, RunSettings, write_program, write_text
+from evo.sandbox import NoIsolation, probe
 
 EXIT_MISTAKE, EXIT_NO_ISOLATION, EXIT_INTERRUPTED = 2, 3, 130
 POLL_S = 0.25
@@ -61,21 +62,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             return recertify.main(found.certify, found.allow_unisolated)
         return run(found)
-    except UserMistake as mistake:
+    except (UserMistake, NoIsolation) as mistake:
         print(f"evo.run: {mistake}", file=sys.stderr)
-        return EXIT_NO_ISOLATION if type(mistake).__name__ == "NoIsolation" else EXIT_MISTAKE
+        return EXIT_NO_ISOLATION if isinstance(mistake, NoIsolation) else EXIT_MISTAKE
 
 
 def run(found: argparse.Namespace) -> int:
     directory, benchmark, profile = prepared(found)
     settings = directory.settings()
-    if benchmark.judge in ("training", "answer"):
-        from evo.sandbox import require
-
-        print(require(found.allow_unisolated), file=sys.stderr)
+    level = probe(allow_unisolated=found.allow_unisolated)
+    if not (level.isolated or found.allow_unisolated or found.role == "propose"):
+        raise NoIsolation(f"this machine cannot isolate candidates; --allow-unisolated goes on all the same\n{level.describe()}")
     minutes = found.minutes if found.minutes is not None else settings.minutes
     workers = found.workers or default_workers(profile)
-    print(f"{benchmark.name}/{profile.name}: {workers} worker(s), run directory {directory.path}", file=sys.stderr)
+    where = f"{workers} worker(s), sandbox {level.name}, run directory {directory.path}"
+    print(f"{benchmark.name}/{profile.name}: {where}", file=sys.stderr)
     command = [sys.executable, "-m", "evo.worker", str(directory.path), "--role", found.role, "--parent", str(os.getpid())]
     command += ["--minutes", str(minutes)] if minutes else []
     command += ["--allow-unisolated"] if found.allow_unisolated else []

@@ -155,7 +155,11 @@ class Sandbox:
     def close(self) -> None:
         """Ends the fork server and with it every turn that still runs."""
         self._socket.close()
-        self._process.wait()
+        try:
+            self._process.wait(timeout=REAP_S)
+        except subprocess.TimeoutExpired:  # it is importing, or stuck in the kernel
+            self._process.kill()
+            self._process.wait()
 
     def start(
         self,
@@ -193,7 +197,12 @@ class Sandbox:
     def _replace(self, server: subprocess.Popen[bytes]) -> None:
         with self._lock:
             if self._process is server:  # else another thread has noticed first
-                server.kill()
+                try:
+                    server.wait(timeout=2)
+                except subprocess.TimeoutExpired:
+                    raise SandboxError(
+                        "a turn's init was killed from outside while it was set up; is the machine out of memory?"
+                    ) from None
                 self.close()
                 self.level = self._boot()
 
@@ -314,7 +323,7 @@ class Turn:
         """Waits until the candidate runs; False if the fork server died before, SandboxError if the set-up failed."""
         self._control.settimeout(SETUP_S)
         try:
-            message, self._pidfds, _, _ = socket.recv_fds(self._control, 1 << 16, 2)
+            message, self._pidfds, _, _ = socket.recv_fds(self._control, 1 << 16, 2, socket.MSG_CMSG_CLOEXEC)
         except TimeoutError:
             raise SandboxError(f"the sandbox was not set up after {SETUP_S:.0f} s") from None
         except ConnectionResetError:

@@ -184,42 +184,48 @@ def _without_numbers(module: ast.Module) -> str:
 def category(before: Tree, after: Tree, regions: Mapping[str, Sequence[str]]) -> str:
     """The category whose words describe most of the changed syntax nodes; ties go to the earlier in the region map.
 
-    A node's own identifier decides before the function or class around it: a dtype inside attention is precision.
+    Nodes count that one side has and the other has not, by identifier or value; where a change only moves them, all
+    of its lines' nodes count. A node's own identifier decides before the function or class around it: a dtype inside
+    attention is precision.
     """
     words = {"precision": DTYPE_WORDS, "kernel": ("triton", "jit", "autograd"), **regions}
     votes: Counter[str] = Counter()
     for path in changed_paths(before, after):
         old, new = before.get(path, ""), after.get(path, "")
-        hunks = hunks_between(old, new)
-        shift, lines_old, lines_new = 0, set(), set()
-        for hunk in hunks:
+        shift = 0
+        lines_old: set[int] = set()
+        lines_new: set[int] = set()
+        for hunk in hunks_between(old, new):
             lines_old.update(range(hunk.start + 1, hunk.end + 1))
             lines_new.update(range(hunk.start + shift + 1, hunk.start + shift + len(hunk.after) + 1))
             shift += len(hunk.after) - len(hunk.before)
-        for text, lines in ((old, lines_old), (new, lines_new)):
-            votes.update(_votes(text, lines, words))
+        was, now = Counter(_leaves(old, lines_old)), Counter(_leaves(new, lines_new))
+        for leaf, count in ((was - now) + (now - was) or was + now).items():
+            if chosen := _matching(leaf[:1], words) or _matching(leaf[1], words):
+                votes[chosen] += count
     order = [*regions, *(key for key in words if key not in regions)]
     return min(votes, key=lambda c: (-votes[c], order.index(c))) if votes else OTHER
 
 
-def _votes(text: str, lines: set[int], words: Mapping[str, Sequence[str]]) -> Iterator[str]:
+Leaf = tuple[str, tuple[str, ...]]  # identifier or value, and the names of the scopes around it, innermost first
+
+
+def _leaves(text: str, lines: set[int]) -> Iterator[Leaf]:
     try:
         module = ast.parse(text)
     except (SyntaxError, ValueError):
         return
-    yield from _walk_votes(module, (), lines, words)
-
-
-def _walk_votes(
-    node: ast.AST, scopes: tuple[str, ...], lines: set[int], words: Mapping[str, Sequence[str]]
-) -> Iterator[str]:
-    here = (node.name, *scopes) if isinstance(node, Definition) else scopes
-    if getattr(node, "lineno", None) in lines and isinstance(node, ast.expr | ast.stmt | ast.arg | ast.keyword):
-        chosen = _matching(_identifiers(node), words) or _matching(here, words)
-        if chosen:
-            yield chosen
-    for child in ast.iter_child_nodes(node):
-        yield from _walk_votes(child, here, lines, words)
+    pending: list[tuple[ast.AST, tuple[str, ...]]] = [(module, ())]
+    while pending:
+        node, scopes = pending.pop()
+        if isinstance(node, ast.Assign) and not scopes:
+            scopes = tuple(t.id for t in node.targets if isinstance(t, ast.Name))  # a setting's name is its scope
+        here = (node.name, *scopes) if isinstance(node, Definition) else scopes
+        if getattr(node, "lineno", None) in lines:
+            yield from ((name, here) for name in _identifiers(node))
+            if isinstance(node, ast.Constant):
+                yield repr(node.value), here
+        pending.extend((child, here) for child in ast.iter_child_nodes(node))
 
 
 def _identifiers(node: ast.AST) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from evo.benchmark import SHIPPED, UserMistake
+from evo.benchmark import SHIPPED, UserMistake, load, settings
 from evo.judges.answer import GUESTS, PRELOAD, AnswerJudge, Settings
 from evo.outcome import Outcome, Status
 from evo.sandbox import Limits, Sandbox
@@ -68,6 +68,14 @@ def test_a_trick_gets_its_status_and_its_twin_passes(bench: Bench, file: Path) -
         assert found.score is not None and 0 <= found.score < 2.636
 
 
+def test_the_folder_is_a_benchmark() -> None:
+    packing = load("packing")
+    profile = packing.profile(None)
+    assert settings(Settings, profile.settings, "packing").entry == "solve.py"
+    assert settings(Limits, profile.limits, "packing").children is False
+    assert packing.is_editable("solve.py") and list(packing.base) == ["solve.py"]
+
+
 def test_every_trick_has_a_twin() -> None:
     assert {f.name for f in PACKING.glob("exploits/*.py")} == {f.name for f in PACKING.glob("honest/*.py")}
     assert len(TWINS) >= 40
@@ -78,7 +86,7 @@ def test_the_base_passes_and_can_be_improved(bench: Bench) -> None:
     found = bench.judge(base)
     assert found.score == pytest.approx(2.563, abs=0.01)
     assert set(found.measures) == {"seconds", "cpu_s"} and found.measures["seconds"] < 2
-    assert bench.judge(base).artifact == found.artifact
+    assert bench.judge(base).score == found.score and found.artifact == ""  # equal answers are no sign of a trick here
     better = bench.judge(base.replace("PENALTY = 5.0", "PENALTY = 20.0"))
     assert better.score is not None and found.score is not None and better.score > found.score + 0.02
 

@@ -73,12 +73,7 @@ def build(archive: bytes) -> Corpus:
     """Splits, learns the vocabulary from the training files alone, and encodes."""
     import rustbpe  # here, because a prepared corpus needs none
 
-    texts: dict[str, list[str]] = {"train": [], "validation": [], "private": []}
-    with zipfile.ZipFile(io.BytesIO(archive)) as files:
-        # In the order of the paths' hashes, so that a profile's first windows are of files from everywhere.
-        for name in sorted(files.namelist(), key=_path_hash):
-            if name.endswith(".py") and not name.startswith(EXCLUDED) and (text := files.read(name).decode()):
-                texts[split(name)].append(text)
+    texts = _texts(archive)
     tokenizer = rustbpe.Tokenizer()
     tokenizer.train_from_iterator(iter(texts["train"]), VOCABULARY - 1)
     # From the pieces themselves: decoding one by one would turn half a character into U+FFFD and count three bytes.
@@ -95,6 +90,12 @@ def build(archive: bytes) -> Corpus:
             f"corpus: expected tokens with hash {HASH}, found {corpus.hash}; install the pinned rustbpe with `make env`"
         )
     return corpus
+
+
+def held_out_text(data: Path = DATA) -> list[bytes]:
+    """The files of validation and private slice, for a search for them in what a sandbox can see."""
+    texts = _texts(_archive(data))
+    return [text.encode() for part in ("validation", "private") for text in texts[part]]
 
 
 def split(name: str) -> str:
@@ -114,6 +115,16 @@ def order(tokens: Tokens, seed: int) -> Tokens:
     keys = [hashlib.sha256(f"order {seed} {block}".encode()).digest() for block in range(count)]
     blocks = sorted(range(count), key=keys.__getitem__)
     return np.concatenate([tokens[block * BLOCK : (block + 1) * BLOCK] for block in blocks])
+
+
+def _texts(archive: bytes) -> dict[str, list[str]]:
+    texts: dict[str, list[str]] = {"train": [], "validation": [], "private": []}
+    with zipfile.ZipFile(io.BytesIO(archive)) as files:
+        # In the order of the paths' hashes, so that a profile's first windows are of files from everywhere.
+        for name in sorted(files.namelist(), key=_path_hash):
+            if name.endswith(".py") and not name.startswith(EXCLUDED) and (text := files.read(name).decode()):
+                texts[split(name)].append(text)
+    return texts
 
 
 def _path_hash(name: str) -> bytes:

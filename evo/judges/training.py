@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo.benchmark import UserMistake
+from evo.judges import corpus
 from evo.judges.corpus import Corpus, order
 from evo.judges.loss import (
     Cuts,
@@ -70,7 +71,7 @@ class Settings:
     corpus: str = "django"
     build_s: float = 60.0  # wall seconds for what happens before the data opens
     threads: int = 1
-    tolerance: float = 0.02  # nats, between log-probabilities of a truncated and of the whole window
+    tolerance: float = 0.15  # nats, between log-probabilities of a truncated and of the whole window; bfloat16: 0.07
     target: float | None = None  # bits per byte, for a race
     slope: float | None = None  # -dL / d ln t of the base
     band: float | None = None
@@ -340,8 +341,11 @@ class TrainingJudge:
 
 @dataclass
 class _Scorer:
-    """One scoring process. What it does wrong is told in sentences of a closed list, since it has seen validation text:
-    not one word or number of its own choosing may reach a journal or a prompt."""
+    """One scoring process.
+
+    It has seen validation text, so what it does wrong is told in sentences of a closed list: no word of its own may reach
+    a journal or a prompt.
+    """
 
     settings: Settings
     limits: Limits
@@ -377,6 +381,8 @@ class _Scorer:
             for number, (rows, _) in enumerate(batches):
                 frame = peer.receive({b"L": exactly(sizes[number])}, watch)
                 self.used_s, self.wall_s = clock(), time.monotonic() - opened
+                if self.used_s > limit:
+                    raise Late
                 if number + 1 < len(batches):
                     peer.send(b"W", watch, _question(inputs, batches[number + 1], only_last))
                 yield rows, np.frombuffer(frame.payload, "<f4").reshape(len(rows), -1, s.vocabulary)
@@ -395,6 +401,9 @@ class _Scorer:
         except Late:
             raise Verdict(late, f"scoring: took more than {limit} for {doing}") from None
         except Closed:
+            ending = self.turn.ending(SETTLING_S)
+            if ending is not None and ending.kind in ("wall", "lost"):
+                raise how_it_ended(self.turn, self.limits, f"while {doing}", quiet=True) from None
             raise Verdict(Status.CRASHED, f"scoring: the process ended while {doing}") from None
         except Foreign:
             raise Verdict(
@@ -427,3 +436,7 @@ def _processor() -> str:
         return platform.processor()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def judge_of(settings: Settings, limits: Limits, root: Path, sandbox: Sandbox) -> TrainingJudge:
+    return TrainingJudge(settings, limits, root, sandbox, corpus.load())

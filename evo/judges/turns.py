@@ -49,12 +49,12 @@ class Watch:
             raise Late
 
 
-def how_it_ended(turn: Turn, limits: Limits, without: str) -> Verdict:
-    """The verdict on a process whose channel ended `without` what was expected, with the end of its output."""
+def how_it_ended(turn: Turn, limits: Limits, without: str, *, quiet: bool = False) -> Verdict:
+    """The verdict on a process whose channel ended `without` what was expected, with the end of its output if not `quiet`."""
     ending = turn.ending(SETTLING_S)
     if ending is None:
         return Verdict(Status.CRASHED, f"closed its channel {without} and went on running{last_output(turn)}")
-    return _verdict(ending, limits, without, last_output(turn))
+    return _verdict(ending, limits, without, "" if quiet else last_output(turn))
 
 
 def _verdict(ending: Ending, limits: Limits, without: str, said: str) -> Verdict:

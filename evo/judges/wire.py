@@ -2,8 +2,8 @@
 
 A frame is one type byte, the payload's length as eight bytes (little-endian), and the payload. Everything that comes
 from the other side is hostile: lengths are bounded before memory is taken, nothing is unpickled, file descriptors that
-a candidate may try to pass are never asked for (plain `recv` makes the kernel close them). Big things go to the candidate
-as sealed memory files, which cost no copy through the socket and cannot be changed under the judge's hand.
+a candidate may try to pass are never asked for (plain `recv` makes the kernel close them). Big things go to the
+candidate as sealed memory files, which cost no copy through the socket and cannot be changed under the judge's hand.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ BATCH = 8  # windows
 EMBEDDING_RATE = 0.2
 HEAD_RATE = 0.015
 MATRIX_RATE = 0.01
-WARMUP_STEPS = 20
+WARMUP_SHARE = 0.04  # of the run
 BETA1 = 0.8
 BETA2 = 0.98
 WEIGHT_DECAY = 0.02
@@ -36,9 +36,9 @@ def make_optimizer(model: GPT) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=0.0, betas=(BETA1, BETA2), eps=ADAM_EPS, fused=True)
 
 
-def schedule(step: int) -> float:
-    """The learning rate's factor: up over the warm-up, then straight down to zero at the end."""
-    return min((step + 1) / WARMUP_STEPS, (STEPS - step) / (STEPS - WARMUP_STEPS))
+def schedule(progress: float) -> float:
+    """The rates' factor at a share of the run: up over the warm-up, then straight down to zero at the end."""
+    return min(progress / WARMUP_SHARE, (1 - progress) / (1 - WARMUP_SHARE))
 
 
 def batches(stream: np.ndarray, window: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -78,8 +78,9 @@ def train(run) -> None:
     optimizer = make_optimizer(model)
 
     stream = run.open()  # time begins here
-    for step, (inputs, targets) in zip(range(STEPS), batches(stream, run.window, run.seed)):
+    steps = min(STEPS, len(stream) // (BATCH * run.window))  # a short stream is read once, not again
+    for step, (inputs, targets) in zip(range(steps), batches(stream, run.window, run.seed)):
         for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * schedule(step)
+            group["lr"] = group["rate"] * schedule((step + 0.5) / steps)
         update(model, optimizer, inputs, targets)
     run.submit(model.state_dict())

@@ -1,0 +1,87 @@
+"""Identity, footprint and category, read from the syntax tree."""
+
+from __future__ import annotations
+
+import pytest
+
+from evo.syntax import OTHER, Footprint, category, footprint, identity
+
+SOURCE = '''\
+"""Doc."""
+import torch
+
+RATE = 0.1
+SEED = 3
+
+
+def optimizer_step(x, y):
+    """Doc."""
+    z = x * RATE  # comment
+    return z - y
+
+
+def attention(q):
+    return q.softmax(-1)
+'''
+BASE = {"a.py": SOURCE}
+REGIONS = {"optimizer": ["optimizer", "rate"], "attention": ["attention"]}
+
+
+def with_edit(old, new):
+    assert old in SOURCE
+    return {"a.py": SOURCE.replace(old, new)}
+
+
+def test_names_comments_and_layout_do_not_make_a_new_program():
+    renamed = SOURCE.replace("RATE", "SPEED").replace("z = ", "w = ").replace("z - y", "w - y")
+    renamed = renamed.replace("  # comment", "").replace('"""Doc."""\n', "", 1)
+    assert identity({"a.py": renamed}) == identity(BASE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("0.1", "0.2"), ("z - y", "y - z"), ("softmax", "sigmoid"), ("import torch", "import math")]
+)
+def test_constants_order_and_what_is_called_do(old, new):
+    assert identity(with_edit(old, new)) != identity(BASE)
+
+
+def test_a_seed_is_no_idea():
+    other = with_edit("SEED = 3", "SEED = 4")
+    assert identity(other) != identity(BASE)
+    assert identity(other, ignore_seeds=True) == identity(BASE, ignore_seeds=True)
+    rate = with_edit("RATE = 0.1", "RATE = 0.2")
+    assert identity(rate, ignore_seeds=True) != identity(BASE, ignore_seeds=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "depth"),
+    [
+        ("0.1", "-0.3", Footprint.CONSTANTS),
+        ("z - y", "z - 2 * y", Footprint.LOCAL),
+        ("def attention", "def extra():\n    pass\n\n\ndef attention", Footprint.STRUCTURAL),
+        ("def attention", "@triton.jit\ndef kernel(p):\n    pass\n\n\ndef attention", Footprint.KERNEL),
+    ],
+)
+def test_footprint_is_the_deepest_change(old, new, depth):
+    assert footprint(BASE, with_edit(old, new)) is depth
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "cell"),
+    [
+        ("0.1", "0.3", "optimizer"),
+        ("z - y", "z - 2 * y", "optimizer"),
+        ("softmax(-1)", "softmax(-1) * 2", "attention"),
+        ("q.softmax(-1)", "q.bfloat16().softmax(-1)", "precision"),
+        ("SEED = 3", "SEED = 4", OTHER),
+    ],
+)
+def test_category_follows_from_what_a_patch_touches(old, new, cell):
+    assert category(BASE, with_edit(old, new), REGIONS) == cell
+
+
+def test_a_file_that_does_not_parse_still_has_a_cell():
+    broken = with_edit("return z - y", "return (z - y")
+    assert footprint(BASE, broken) is Footprint.LOCAL
+    assert isinstance(category(BASE, broken, REGIONS), str)
+    assert identity(broken) != identity(BASE)
