@@ -1,17 +1,19 @@
 """The process that forks candidates: a script of its own, which imports nothing of evo and runs nothing of a candidate.
 
-Processes, outermost first. The *waiter* is what the judge started; it only enters the namespaces and waits. The *server*
-is process 1 of a pid namespace, so that the kernel ends every sandbox with it; it imports the preload modules, builds
-the read-only root once and forks. Each sandbox has an *init*, process 1 of a nested pid namespace, which mounts what
-belongs to one turn, forks the *candidate*, reports how it ended and leaves it unreaped, so that the judge can still read its clock.
+Processes, outermost first. The *waiter* is what the judge started; it only enters the namespaces and waits. The
+*server* is process 1 of a pid namespace, so that the kernel ends every sandbox with it; it imports the preload modules,
+builds the read-only root once and forks. Each turn has an *init*, process 1 of a nested pid namespace, which mounts
+what belongs to the turn, forks the *candidate*, reports how it ended and leaves it unreaped, so that the judge can
+still read its clock.
 
-Talk with the judge, one JSON object a message: configuration -> hello; then a request with its descriptors and no
+Talk with the judge, one JSON object a message: configuration -> layers; then a request with its descriptors and no
 answer; the init answers on the turn's own control socket: ready with two pidfds (init, candidate) or error; then exit.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import errno
 import faulthandler
@@ -50,9 +52,9 @@ STATVFS_TO_MOUNT = {1: 1, 2: 2, 4: 4, 8: 8, 1024: 1024, 2048: 2048, 4096: 1 << 2
 # name: (x86_64, aarch64); None where the machine has no such call. From asm/unistd_64.h and asm-generic/unistd.h.
 SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     # other processes' memory and control
-    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "process_madvise": (440, 440),
-    "process_mrelease": (448, 448), "pidfd_getfd": (438, 438), "kcmp": (312, 272), "migrate_pages": (256, 238),
-    "move_pages": (279, 239),
+    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
+    "process_madvise": (440, 440), "process_mrelease": (448, 448), "pidfd_getfd": (438, 438), "kcmp": (312, 272),
+    "migrate_pages": (256, 238), "move_pages": (279, 239),
     # wide doors into the kernel
     "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "bpf": (321, 280),
     "perf_event_open": (298, 241), "userfaultfd": (323, 282), "add_key": (248, 217), "request_key": (249, 218),
@@ -88,10 +90,11 @@ CHILDLESS = {"fork", "vfork", "execve", "execveat", "flock"}
 USED_HERE = {"waitid", "capset", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"}
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
-MACHINE_FILES = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/ld.so.cache", "/etc/alternatives",
-                 "/sys/devices/system/cpu", "/sys/devices/system/node"]  # fmt: skip
+MACHINE_FILES = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/ld.so.cache",
+                 "/etc/alternatives", "/sys/devices/system/cpu", "/sys/devices/system/node"]  # fmt: skip
 DEVICES = ["null", "zero", "full", "random", "urandom"]
-USER_BASE, NOBODY = 0x70000000, 65534  # a uid of its own for each turn: RLIMIT_NPROC counts by uid
+# A uid of its own for each turn, because RLIMIT_NPROC counts by uid.
+USER_BASE, TURNS_AT_ONCE, NOBODY = 0x70000000, 64, 65534
 
 # Each layer: name, what it stops. In the order in which a turn puts them on.
 LAYERS = {
@@ -112,6 +115,11 @@ REQUIRED = ("processes", "files")
 
 class SetupError(Exception):
     """A sandbox could not be built; the message names the step."""
+
+
+def words(error: Exception) -> str:
+    """An error without its number: the calls below put the step's name into the text."""
+    return str(error.strerror) if isinstance(error, OSError) and error.filename is None else str(error)
 
 
 def checked(result: int, what: str) -> int:
@@ -167,7 +175,7 @@ def map_one_user(inside: int, user: int, group: int) -> None:
     write("/proc/self/gid_map", f"{inside} {group} 1")
 
 
-# ---------------------------------------------------------------------------------------------------- system call filter
+# --------------------------------------------------------------------------------------------------- system call filter
 
 
 def filter_program(children: bool, cuda: bool) -> bytes:
@@ -217,11 +225,11 @@ def filter_program(children: bool, cuda: bool) -> bytes:
 def install_filter(program: bytes) -> None:
     buffer = ctypes.create_string_buffer(program, len(program))
     header = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer)))
-    # The flag (SPEC_ALLOW) leaves speculation as it is: kernels before 5.16 would slow filtered processes, and only them.
+    # The flag (SPEC_ALLOW) leaves speculation as it is; kernels before 5.16 would slow filtered processes, only them.
     checked(LIBC.syscall(ctypes.c_long(number("seccomp")), 1, 4, header), "seccomp")
 
 
-# -------------------------------------------------------------------------------------------------------------- landlock
+# ------------------------------------------------------------------------------------------------------------- landlock
 
 READING = 1 << 0 | 1 << 2 | 1 << 3  # execute, read a file, list a directory
 
@@ -233,7 +241,8 @@ def landlock_abi() -> int:
 def install_landlock(abi: int, readable: Iterable[str], writable: Iterable[str]) -> None:
     everything = (1 << (13 + (abi >= 2) + (abi >= 3))) - 1 | (1 << 15 if abi >= 5 else 0)
     of_files = READING & ~(1 << 3) | 1 << 1 | (1 << 14 if abi >= 3 else 0) | (1 << 15 if abi >= 5 else 0)
-    attributes = [everything] + [3] * (abi >= 4) + [3] * (abi >= 6)  # files; TCP bind, connect; abstract sockets, signals
+    # Files; TCP bind and connect; abstract sockets and signals.
+    attributes = [everything] + [3] * (abi >= 4) + [3] * (abi >= 6)
     ruleset = syscall(
         "landlock_create_ruleset",
         struct.pack(f"={len(attributes)}Q", *attributes),
@@ -253,7 +262,7 @@ def install_landlock(abi: int, readable: Iterable[str], writable: Iterable[str])
     os.close(ruleset)
 
 
-# ------------------------------------------------------------------------------------------------------------------ root
+# ----------------------------------------------------------------------------------------------------------------- root
 
 
 def present_prefixes() -> list[str]:
@@ -270,7 +279,7 @@ def present_prefixes() -> list[str]:
 
 
 def attach(source: str, target: str) -> None:
-    """Binds one existing file or directory of the host, with what is mounted in it, to the same place in the new root."""
+    """Binds one file or directory of the host, with what is mounted in it, to the same place in the new root."""
     if os.path.isdir(source):
         os.makedirs(target, exist_ok=True)
     else:
@@ -281,7 +290,7 @@ def attach(source: str, target: str) -> None:
 
 
 def build_root(hidden: list[str]) -> None:
-    """Enters a root with two directories: /old, the host's whole tree, and /new, what sandboxes will see of it, read-only.
+    """Enters a root with two directories: /old, the host's tree, and /new, what sandboxes will see of it, read-only.
 
     Built once, because a new mount namespace copies it for a few microseconds. The root goes through a pivot, not only
     a chroot, so that the directory it was mounted over (any existing one will do) is not covered in /old.
@@ -327,7 +336,8 @@ def enter_root(program: str, guest: str, scratch_mb: int, owner: int, group: int
         mount("/old" + source, target, "", MS_BIND)
         sealed(target)
     mount("proc", "/new/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    for control in ("sys", "irq", "bus", "sysrq-trigger"):  # a process that keeps uid 0 could write there, even without capabilities
+    # A process that keeps uid 0 could write here even without capabilities.
+    for control in ("sys", "irq", "bus", "sysrq-trigger"):
         target = f"/new/proc/{control}"
         if os.path.exists(target):
             mount(target, target, "", MS_BIND)
@@ -341,7 +351,7 @@ def enter_root(program: str, guest: str, scratch_mb: int, owner: int, group: int
     os.chdir("/scratch")
 
 
-# ------------------------------------------------------------------------------------------------------------- candidate
+# ------------------------------------------------------------------------------------------------------------ candidate
 
 
 def limit(kind: int, value: int) -> None:
@@ -356,7 +366,7 @@ def forget_capabilities(last: int) -> None:
 
 
 class Candidate:
-    """Puts the layers on one process, in one fixed order; a layer that the machine lacks was left out when the server began."""
+    """Puts the layers on one process, in one fixed order, but for those that the server has found missing."""
 
     def __init__(self, request: dict[str, Any], holding: set[str], facts: dict[str, Any]):
         self.request, self.holding, self.facts = request, holding, facts
@@ -416,7 +426,7 @@ class Candidate:
             try:
                 step()
             except OSError as error:
-                raise SetupError(f"{name}: {error}") from None
+                raise SetupError(f"{name}: {words(error)}") from None
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL, "die with the init")  # a change of uid clears an earlier one
         for place in self.places()[:2]:
             if not os.access(place, os.R_OK | os.X_OK):
@@ -428,7 +438,7 @@ class Candidate:
             limit(resource.RLIMIT_AS, self.limits["memory_mb"] << 20)
 
     def places(self) -> tuple[str, str, str]:
-        """Program, guest and scratch as the candidate names them; without a root of its own they are the host's paths."""
+        """Program, guest and scratch as the candidate names them: the host's paths where it has no root of its own."""
         if "files" in self.holding:
             return "/program", "/guest", "/scratch"
         return self.request["program"], self.request["guest"], self.request["scratch"]
@@ -436,13 +446,13 @@ class Candidate:
     def run(self) -> NoReturn:
         """Runs the script as __main__ and ends as the interpreter does: threads, atexit, flush, exit code.
 
-        Without its teardown, which visits, and so copies, every page of the preloaded modules: 0.2 s of CPU after torch.
+        Without its teardown, which visits, and so copies, every page of the preloaded modules: 0.2 s after torch.
         """
         code = 1
         try:
             atexit._clear()  # what the preloaded modules registered belongs to the server: 40 ms after torch
             code = self.script()
-            threading._shutdown()  # type: ignore[attr-defined]  joins the threads, as the interpreter does
+            threading._shutdown()  # type: ignore[attr-defined]
             atexit._run_exitfuncs()
             sys.stdout.flush()
         finally:
@@ -456,8 +466,10 @@ class Candidate:
         sys.argv = [script, *self.request["arguments"]]
         sys.path[:0] = [program, guest]
         # New objects, because those of the server believe that they can seek.
-        sys.stdout = sys.__stdout__ = open(1, "w", 1, "utf-8", "backslashreplace", closefd=False)  # type: ignore[misc]
-        sys.stderr = sys.__stderr__ = open(2, "w", 1, "utf-8", "backslashreplace", closefd=False)  # type: ignore[misc]
+        for fd, name in ((1, "stdout"), (2, "stderr")):
+            stream = open(fd, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115  as long as the process
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
         faulthandler.enable()  # a crash in native code says where
         module = types.ModuleType("__main__")
         module.__dict__.update(__file__=script, __builtins__=__builtins__)
@@ -469,14 +481,14 @@ class Candidate:
                 return (request.code or 0) & 0xFF
             print(request.code, file=sys.stderr)
             return 1
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  the candidate's border: what the interpreter itself would print
             trace = error.__traceback__
             traceback.print_exception(type(error), error, trace.tb_next if trace else None)
             return 1
         return 0
 
 
-# ------------------------------------------------------------------------------------------------------------------ init
+# ----------------------------------------------------------------------------------------------------------------- init
 
 
 def redirect(output: int | None, channel: int) -> None:
@@ -506,7 +518,7 @@ def init(request: dict[str, Any], fds: list[int], holding: set[str], facts: dict
             become(candidate, channel, output[0] if output else None, writer)
             raise Run(candidate.run)
     except (SetupError, OSError) as error:
-        control.send(json.dumps({"error": str(error)}).encode())
+        control.send(json.dumps({"error": words(error)}).encode())
         os._exit(1)
     os.close(writer)
     verdict = b""
@@ -542,9 +554,9 @@ def prepare(request: dict[str, Any], holding: set[str], facts: dict[str, Any]) -
     prctl(PR_SET_DUMPABLE, 0, "be closed to the candidate")
     if namespaces(holding):
         unshare(namespaces(holding), "namespaces of a turn")
-    if facts["root"] and "user" in holding and "threads" in holding:
-        turn = USER_BASE + facts["turn"] % 0x0FFFFFFF
-        facts = {**facts, "candidate": (turn, turn)}
+    if facts["root"] and "threads" in holding:
+        user = facts["users"] + facts["turn"] % TURNS_AT_ONCE
+        facts = {**facts, "candidate": (user, user)}
     if "hostname" in holding:
         checked(LIBC.sethostname(b"sandbox", 7), "sethostname")
     if "files" in holding:
@@ -569,7 +581,7 @@ def become(candidate: Candidate, channel: int, output: int | None, writer: int) 
         signal.signal(signal.SIGINT, signal.default_int_handler)
         candidate.put_on()
     except (SetupError, OSError) as error:
-        os.write(4, str(error).encode())
+        os.write(4, words(error).encode())
         os._exit(1)
     os.write(4, b"ok")
     os.close(4)
@@ -587,10 +599,8 @@ def attend(control: socket.socket, candidate: int, *, inside: bool) -> None:
             break
         os.waitpid(ended.si_pid, 0)
     if inside:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(-1, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     usage = ctypes.create_string_buffer(256)
     syscall("waitid", os.P_PID, candidate, None, os.WEXITED | os.WNOWAIT, usage)
     peak_kb = struct.unpack_from("@l", usage, 32)[0]
@@ -613,14 +623,14 @@ def bury_all() -> None:
             return
 
 
-# ---------------------------------------------------------------------------------------------------------------- server
+# --------------------------------------------------------------------------------------------------------------- server
 
 
 def attempt(layer: str, step: Callable[[], object], holding: set[str], reasons: dict[str, str]) -> bool:
     try:
         step()
     except (OSError, SetupError, KeyError) as error:
-        reasons[layer] = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        reasons[layer] = words(error)
         return False
     holding.add(layer)
     return True
@@ -636,7 +646,7 @@ def in_child(step: Callable[[], object]) -> None:
             step()
             os.write(writer, b"ok")
         except (OSError, SetupError) as error:
-            os.write(writer, str(error).encode())
+            os.write(writer, words(error).encode())
         os._exit(0)
     os.close(writer)
     said = os.read(reader, 4096).decode()
@@ -647,7 +657,7 @@ def in_child(step: Callable[[], object]) -> None:
 
 
 def enter_namespaces(holding: set[str], reasons: dict[str, str]) -> bool:
-    """The pid and mount namespaces of the server, as root or else inside a user namespace; True where that was as root."""
+    """The pid and mount namespaces of the server, as root or else inside a user namespace; True if as root."""
     os.close(os.pidfd_open(os.getpid()))  # Linux 5.3; the judge waits on them
     root = os.geteuid() == 0
     flags = CLONE_NEWPID | CLONE_NEWNS
@@ -657,7 +667,7 @@ def enter_namespaces(holding: set[str], reasons: dict[str, str]) -> bool:
             holding |= {"processes", "files"}
             return True
         except OSError as error:
-            reasons["processes"] = reasons["files"] = error.strerror
+            reasons["processes"] = reasons["files"] = words(error)
     user, group = os.geteuid(), os.getegid()
     try:
         unshare(CLONE_NEWUSER | flags, "user, pid and mount namespaces")
@@ -666,7 +676,7 @@ def enter_namespaces(holding: set[str], reasons: dict[str, str]) -> bool:
         holding |= {"processes", "files"}
         return False
     except OSError as error:
-        reasons["processes"] = reasons["files"] = error.strerror
+        reasons["processes"] = reasons["files"] = words(error)
     return root
 
 
@@ -694,10 +704,12 @@ def survey(holding: set[str], reasons: dict[str, str], facts: dict[str, Any], dr
             if "files" not in holding and not os.access(os.__file__, os.R_OK):
                 raise SetupError("the interpreter lies in a directory that only the judge's uid may enter")
 
-        if attempt("user", lambda: in_child(another), holding, reasons) and mapped >= USER_BASE + 0x0FFFFFFF:
-            holding.add("threads")
-        else:
+        if not attempt("user", lambda: in_child(another), holding, reasons):
+            reasons["threads"] = "no uid of its own to count by"
+        elif mapped < USER_BASE + (1 << 22) * TURNS_AT_ONCE:
             reasons["threads"] = f"no range of uids to count by: this user namespace ends at {mapped}"
+        else:
+            holding.add("threads")
     elif "files" in holding:
         user, group = facts["candidate"]
 
@@ -744,38 +756,69 @@ def forget_editable_installs() -> None:
     sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in getattr(finder, "__module__", "")]
 
 
-def serve(judge: socket.socket, holding: set[str], facts: dict[str, Any]) -> None:
+class Server:
     """Forks an init for every request until the judge is gone."""
-    own = os.open("/old/proc/self/ns/pid" if "files" in holding else "/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps; the judge waits on a pidfd
-    while True:
-        message, fds, _, _ = socket.recv_fds(judge, 1 << 18, 3)
-        if not message:
-            return
-        facts["turn"] += 1
-        if "processes" in holding:
+
+    def __init__(self, judge: socket.socket, holding: set[str], facts: dict[str, Any]):
+        self.judge, self.holding, self.facts = judge, holding, facts
+        self.turns = 0
+        place = "/old/proc/self/ns/pid" if "files" in holding else "/proc/self/ns/pid"
+        self.namespace = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+
+    def fork(self, request: bytes, fds: list[int]) -> int:
+        """A new pid namespace counts for the next fork only; then the server steps back into its own, to make more."""
+        self.turns += 1
+        if "processes" in self.holding:
             unshare(CLONE_NEWPID, "pid namespace of a turn")
-        if os.fork() == 0:
-            judge.close()
-            os.close(own)
-            init(json.loads(message), fds, holding, facts)
-        if "processes" in holding:
-            checked(LIBC.setns(own, CLONE_NEWPID), "setns to the server's pid namespace")
+        pid = os.fork()
+        if pid == 0:
+            self.judge.close()
+            os.close(self.namespace)
+            init(json.loads(request), fds, self.holding, {**self.facts, "turn": self.turns})
+        if "processes" in self.holding:
+            checked(LIBC.setns(self.namespace, CLONE_NEWPID), "setns to the server's pid namespace")
         for fd in fds:
             os.close(fd)
+        return pid
+
+    def rehearse(self) -> None:
+        """One whole turn with a harmless module of the standard library, before any candidate; OSError or SetupError."""
+        channel, channel_inside = socket.socketpair()
+        control, control_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        library = os.path.dirname(os.path.realpath(os.__file__))
+        limits = {"wall_s": 60, "memory_mb": None, "scratch_mb": 1, "file_mb": 1, "children": False, "threads": 8}
+        request = {"script": "keyword.py", "program": library, "guest": library, "arguments": [], "limits": limits}
+        message = json.dumps({**request, "environment": dict(os.environ)}).encode()
+        pid = self.fork(message, [channel_inside.detach(), control_inside.detach()])
+        said = [json.loads(control.recv(1 << 16) or "{}")]
+        if "error" not in said[0]:
+            said.append(json.loads(control.recv(1 << 16) or "{}"))
+        control.close()
+        channel.close()
+        os.waitpid(pid, 0)
+        if said[-1].get("how") != "exited" or said[-1]["code"] != 0:
+            raise SetupError(said[0].get("error") or f"the rehearsal ended as {said[-1]}")
+
+    def serve(self) -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps; the judge waits on a pidfd
+        while True:
+            message, fds, _, _ = socket.recv_fds(self.judge, 1 << 18, 3)
+            if not message:
+                return
+            self.fork(message, fds)
 
 
 def start(judge: socket.socket) -> None:
     configuration = json.loads(judge.recv(1 << 18))
+    plain = configuration["plain"]  # why there are no namespaces, where an earlier server has found that out
     holding: set[str] = set()
-    reasons: dict[str, str] = {}
-    root = enter_namespaces(holding, reasons)
-    isolated = holding >= set(REQUIRED)
-    if not isolated and not configuration["allow_unisolated"]:
+    reasons: dict[str, str] = dict(plain or {})
+    root = os.geteuid() == 0 if plain else enter_namespaces(holding, reasons)
+    if not plain and not holding.issuperset(REQUIRED):
         answer(judge, holding, reasons)
         return
     parent = os.getpid()
-    if isolated:
+    if not plain:
         pid = os.fork()
         if pid:
             judge.close()
@@ -785,23 +828,29 @@ def start(judge: socket.socket) -> None:
     facts: dict[str, Any] = {
         "root": root,
         "candidate": (NOBODY, NOBODY) if root else (1000, 1000),
+        "users": USER_BASE + parent % (1 << 22) * TURNS_AT_ONCE,  # apart from the turns of this host's other workers
         "last_capability": int(Path("/proc/sys/kernel/cap_last_cap").read_text()),
-        "turn": parent * 4096,  # apart from the turns of other workers of this host
     }
     forget_editable_installs()
     for name in configuration["preload"]:
         importlib.import_module(name)
     survey(holding, reasons, facts, configuration["drop_user"])
-    if isolated:
+    if not plain:
         build_root(configuration["hidden"])
     if "capabilities" in holding and root:
-        forget_capabilities(facts["last_capability"])  # from the bounding set: what is held now stays until the uid changes
-    answer(judge, holding, reasons)
+        forget_capabilities(facts["last_capability"])  # of later programs; what is held stays until the uid changes
     sys.stdout.flush()
     exec(compile("import os", "warm", "exec"), {})  # the compiler's first use takes 2 ms, here once
     gc.collect()
     gc.freeze()  # a collection in a candidate must not touch, and so copy, the pages that all of them share
-    serve(judge, holding, facts)
+    server = Server(judge, holding, facts)
+    if not plain and not attempt("rehearsal", server.rehearse, holding, reasons):
+        holding -= set(REQUIRED)
+        reasons.update(dict.fromkeys(REQUIRED, reasons["rehearsal"]))
+        answer(judge, holding, reasons)
+        return
+    answer(judge, holding, reasons)
+    server.serve()
 
 
 def answer(judge: socket.socket, holding: set[str], reasons: dict[str, str]) -> None:

@@ -102,12 +102,14 @@ def union(*genomes: Genome) -> Genome:
 # --- diffs ---------------------------------------------------------------------------------------------------------
 
 
-def hunks_between(before: str, after: str) -> list[Hunk]:
+@lru_cache(maxsize=1024)
+def hunks_between(before: str, after: str) -> tuple[Hunk, ...]:
+    """The changes from one text to another; kept, because a search compares the same few texts over and over."""
     a, b = _lines(before), _lines(after)
     matcher = difflib.SequenceMatcher(None, a, b, autojunk=False)
-    return [
+    return tuple(
         Hunk(i1, tuple(a[i1:i2]), tuple(b[j1:j2])) for tag, i1, i2, j1, j2 in matcher.get_opcodes() if tag != "equal"
-    ]
+    )
 
 
 def diff_trees(before: Tree, after: Tree) -> str:
@@ -197,6 +199,9 @@ def apply_hunks(text: str, hunks: Sequence[Hunk], path: str = "") -> str:
     return "".join(lines)
 
 
+_applied = lru_cache(maxsize=1024)(apply_hunks)
+
+
 def _shown(lines: Sequence[str]) -> str:
     return repr(lines[0].rstrip("\n")) if lines else "nothing"
 
@@ -205,7 +210,7 @@ def apply_diff(diff: str, tree: Tree) -> dict[str, str]:
     """The tree after a diff that was written against exactly this tree."""
     result = dict(tree)
     for path, hunks in parse_diff(diff).items():
-        text = apply_hunks(tree.get(path, ""), hunks, path)
+        text = _applied(tree.get(path, ""), hunks, path)
         if text or path not in tree:
             result[path] = text
         else:
@@ -241,6 +246,7 @@ def _swapped(name: str) -> str:
 # --- merging -------------------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1024)
 def merge_texts(ancestor: str, ours: str, theirs: str, path: str = "") -> str:
     """Three-way merge by lines; PatchError where both sides changed the same lines differently.
 

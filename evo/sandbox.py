@@ -6,12 +6,13 @@
         turn.cpu_seconds()
 
 What it does not cover: the kernel itself, hardware side channels, the memory of many processes taken together (with
-`children`, each one has the whole `memory_mb`), and two turns that run at the same time and want to signal to each other
-through the load they put on the machine. Let turns that must share nothing run one after the other.
+`children`, each one has the whole `memory_mb`), and two turns that run at the same time and want to signal to each
+other through the load they put on the machine. Let turns that must share nothing run one after the other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -24,10 +25,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any
 
 FORKSERVER = Path(__file__).with_name("forkserver.py")
+REQUIRED = ("processes", "files")  # the layers without which a machine does not isolate
 TAIL = 8192  # bytes of output kept
 BOOT_S = 600.0  # importing torch from a cluster's shared file system can take minutes
 SETUP_S = 60.0
@@ -61,10 +63,10 @@ class SandboxError(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one turn may use; reaching `wall_s` or `output_kb` kills it, the others make the call that exceeds them fail."""
+    """What one turn may use; `wall_s` and `output_kb` kill it, beyond the others a call fails."""
 
     wall_s: float  # from the candidate's start to the end of the turn
-    memory_mb: int | None = 2048  # address space of each process; None where CUDA runs, which reserves far more than it uses
+    memory_mb: int | None = 2048  # address space of each process; None where CUDA runs, which reserves without using
     scratch_mb: int = 64
     file_mb: int = 64
     output_kb: int = 8192
@@ -91,7 +93,7 @@ class Level:
 
     @property
     def isolated(self) -> bool:
-        return all(layer.holds for layer in self.layers if layer.name in ("processes", "files"))
+        return all(layer.holds for layer in self.layers if layer.name in REQUIRED)
 
     @property
     def name(self) -> str:
@@ -129,15 +131,15 @@ def probe(*, allow_unisolated: bool = False, drop_user: bool = True) -> Level:
         with Sandbox(level=Level(allow_unisolated=True), drop_user=drop_user) as sandbox:
             return Level(sandbox.level.layers, allow_unisolated)
     except SandboxError as error:
-        layers = tuple(Layer(name, False, "everything", str(error)) for name in ("processes", "files"))
+        layers = tuple(Layer(name, False, "everything", str(error)) for name in REQUIRED)
         return Level(layers, allow_unisolated)
 
 
 class Sandbox:
-    """One fork server with `preload` imported; it dies with the process, and the thread if not the main one, that made it.
+    """One fork server with `preload` imported; it dies with the process that made it.
 
-    A turn's program and guest directories must be readable by others (chmod 755; `tempfile.mkdtemp` makes 700): as root,
-    a candidate runs under a uid of its own. `drop_user=False` keeps one uid, for CUDA IPC, which refuses two.
+    A turn's program and guest directories must be readable by others (chmod 755; `tempfile.mkdtemp` makes 700): as
+    root, a candidate runs under a uid of its own. `drop_user=False` keeps one uid, for CUDA IPC, which refuses two.
     """
 
     def __init__(self, *, preload: Sequence[str] = (), level: Level | None = None, drop_user: bool = True):
@@ -149,7 +151,7 @@ class Sandbox:
     def __enter__(self) -> Sandbox:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -191,7 +193,7 @@ class Sandbox:
             self._replace(server)
             turn = self._begin(request, limits, keep_output)
         if turn is None:
-            raise SandboxError("the fork server died twice while it started a turn; see the kernel's log for the reason")
+            raise SandboxError("the fork server died twice while it started a turn; the kernel's log may say why")
         return turn
 
     def _replace(self, server: subprocess.Popen[bytes]) -> None:
@@ -211,7 +213,9 @@ class Sandbox:
         channel, channel_inside = socket.socketpair()
         control, control_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         output, output_inside = os.pipe() if keep_output else (None, None)
-        inside = [channel_inside.fileno(), control_inside.fileno(), *([output_inside] if output_inside is not None else [])]
+        inside = [channel_inside.fileno(), control_inside.fileno()]
+        if output_inside is not None:
+            inside.append(output_inside)
         scratch = None if self.level.isolated else self._scratch_of_the_host(request)
         turn = Turn(channel, control, output, limits, scratch)
         try:
@@ -245,12 +249,27 @@ class Sandbox:
         return scratch
 
     def _boot(self) -> Level:
+        level = self._booted(None)
+        if level.isolated:
+            return level
+        self.close()
+        missing = {layer.name: layer.reason for layer in level.layers if layer.name in REQUIRED and not layer.holds}
+        if not self._allow_unisolated:
+            name, reason = next(iter(missing.items()))
+            raise NoIsolation(
+                f"this machine cannot isolate a candidate ({name}: {reason}); run as root or where user namespaces are "
+                "allowed, or say explicitly that you go on without"
+            )
+        return self._booted(missing)
+
+    def _booted(self, plain: Mapping[str, str] | None) -> Level:
+        """Starts a fork server; with `plain`, the reasons why there are no namespaces, one that goes without them."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        package = Path(__file__).resolve().parent
+        packages = {Path(__file__).parent, Path(__file__).resolve().parent}
         configuration = {
             "preload": self._preload,
-            "hidden": [str(package), str(package.parent / ".data")],
-            "allow_unisolated": self._allow_unisolated,
+            "hidden": [str(path) for package in packages for path in (package, package.parent / ".data")],
+            "plain": plain,
             "drop_user": self._drop_user,
         }
         # The kernel's death signal follows the thread that started a process. Elsewhere than in the main thread only
@@ -258,7 +277,7 @@ class Sandbox:
         where = "main" if threading.current_thread() is threading.main_thread() else "thread"
         log = os.memfd_create("forkserver")
         try:
-            # -I would make the interpreter ignore PYTHONHASHSEED; with an environment built here, -P and -s do the same.
+            # -I would make it ignore PYTHONHASHSEED; with an environment built here, -P and -s isolate as well.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-s", "-B", str(FORKSERVER), str(theirs.fileno()), where],
                 env=dict(ENVIRONMENT),
@@ -272,33 +291,28 @@ class Sandbox:
             self._socket.settimeout(BOOT_S)
             try:
                 self._socket.send(json.dumps(configuration).encode())
-                answer = self._socket.recv(1 << 18)
-            except (BrokenPipeError, ConnectionResetError):
-                answer = b""
+                hello = json.loads(self._socket.recv(1 << 18) or '{"error": "it ended without a word"}')
+            except (BrokenPipeError, ConnectionResetError) as error:
+                hello = {"error": str(error)}
             except TimeoutError:
                 self._process.kill()
-                raise SandboxError(f"the fork server was not ready after {BOOT_S:.0f} s: preload {self._preload}") from None
+                hello = {"error": f"not ready after {BOOT_S:.0f} s"}
             self._socket.settimeout(None)
-            hello = json.loads(answer) if answer else {"error": "it ended without a word"}
             if "error" in hello:
                 self.close()
                 said = os.pread(log, TAIL, 0).decode(errors="replace").strip()
-                raise SandboxError(f"the fork server did not start: {hello['error']} {said}".strip())
+                what = f"the fork server did not start with preload {self._preload}"
+                raise SandboxError(f"{what}: {hello['error']} {said}".strip())
         finally:
             os.close(log)
-        level = Level(tuple(Layer(*layer) for layer in hello["layers"]), self._allow_unisolated)
-        if not level.isolated and not self._allow_unisolated:
-            self.close()
-            missing = [layer for layer in level.layers if layer.name in ("processes", "files") and not layer.holds]
-            raise NoIsolation(f"this machine cannot isolate a candidate: {missing[0].name}: {missing[0].reason}")
-        return level
+        return Level(tuple(Layer(*layer) for layer in hello["layers"]), self._allow_unisolated)
 
 
 class Turn:
     """One process in the sandbox; leaving it as a context manager kills and reaps it and everything it started.
 
-    A thread of the judge drains the output, keeps the deadline and hears the ending, whatever the judge itself waits for:
-    when it kills, the channel ends. `channel` belongs to the caller until the turn is left.
+    A thread of the judge drains the output, keeps the deadline and hears the ending, whatever the judge itself waits
+    for: when it kills, the channel ends. `channel` belongs to the caller until the turn is left.
     """
 
     def __init__(
@@ -334,7 +348,8 @@ class Turn:
         if "error" in answer:
             raise SandboxError(f"the sandbox could not be set up: {answer['error']}")
         self._control.settimeout(None)
-        with open(f"/proc/self/fdinfo/{self._pidfds[CANDIDATE]}") as info:  # the kernel translates the pid into this namespace
+        # The kernel translates the process id into this namespace.
+        with open(f"/proc/self/fdinfo/{self._pidfds[CANDIDATE]}") as info:
             self._pid = next(int(line[4:]) for line in info if line.startswith("Pid:"))
         self._thread = threading.Thread(target=self._watch, args=(time.monotonic() + self._limits.wall_s,), daemon=True)
         self._thread.start()
@@ -343,21 +358,20 @@ class Turn:
     def __enter__(self) -> Turn:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def cpu_seconds(self) -> float:
         """CPU time of the candidate's process, all its threads, from its fork on; not that of its children."""
         if self._pidfds:
-            try:
-                # The clock's number as the kernel builds it from a process id: ~pid << 3 | 2 (all threads, scheduler's count).
+            # The clock's number as the kernel builds it: ~pid << 3 | 2 (all threads, the scheduler's count). If the
+            # turn is lost, so is the clock, and the last reading stays.
+            with contextlib.suppress(OSError):
                 self._cpu = time.clock_gettime(~self._pid << 3 | 2)
-            except OSError:
-                pass  # lost, and the clock with it: the last reading stays
         return self._cpu
 
     def peak_mb(self) -> float:
-        """Largest resident memory so far, of the candidate's process or, at its end, of its largest waited-for child."""
+        """Largest resident memory so far, of the candidate's process or, at its end, of a child it waited for."""
         if not self._peak_kb:
             try:
                 with open(f"/proc/{self._pid}/status") as status:
@@ -391,7 +405,7 @@ class Turn:
             poller = select.poll()
             poller.register(self._pidfds[INIT], select.POLLIN)
             if not poller.poll(REAP_S * 1000):
-                raise SandboxError(f"process {self._pid} of a sandbox was killed but is still there after {REAP_S:.0f} s")
+                raise SandboxError(f"process {self._pid} was killed but is still there after {REAP_S:.0f} s")
         if self._thread is not None:
             self._thread.join()
         for fd in [*self._pidfds, *([self._output] if self._output is not None else [])]:
@@ -405,10 +419,8 @@ class Turn:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _signal(self, which: int) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfds[which], signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
     def _watch(self, deadline: float) -> None:
         poller = select.poll()

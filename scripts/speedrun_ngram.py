@@ -4,8 +4,8 @@
 
 Interpolated Kneser-Ney with three discounts (Chen and Goodman 1999), pruned by counts until a table fits into a
 checkpoint, values rounded to 8 bits. An entry costs 3 bytes (next token 2, probability 1) and 2 more if longer entries
-hang on it (their number and the weight of backing off, a byte each): a trie that plain tensors hold. Contexts end at a window's
-edge, as they do for the base. Seconds are CPU seconds of counting, discounting and rounding, on one thread.
+hang on it (their number and the weight of backing off, a byte each): a trie that plain tensors hold. Contexts end at a
+window's edge, as they do for the base. Seconds are CPU seconds of counting, discounting and rounding, on one thread.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from evo.judges import corpus  # noqa: E402
+from evo.judges import corpus
 
 CAPS = (250_000, 750_000, 1_500_000, 10_000_000)
 LEAST = {2: (1, 2, 3), 3: (1, 2, 3, 5, 10), 4: (1, 2, 3, 5, 10)}  # an entry with fewer occurrences is left out
@@ -32,7 +32,7 @@ LEAST = {2: (1, 2, 3), 3: (1, 2, 3, 5, 10), 4: (1, 2, 3, 5, 10)}  # an entry wit
 
 @dataclass(frozen=True)
 class Order:
-    """The entries of one length: keys sorted, discounted probability of each, and each context's weight of backing off."""
+    """The entries of one length, sorted, with discounted probabilities; and what each context backs off with."""
 
     keys: NDArray[np.int64]
     probabilities: NDArray[np.float64]
@@ -54,7 +54,7 @@ def round_to_byte(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def table(tokens: NDArray[np.int64], least: Sequence[int]) -> list[Order]:
-    """One `Order` a length from 1 to 1 + len(least); all but the longest count distinct left neighbours, as Kneser-Ney does."""
+    """One `Order` a length from 1 to 1 + len(least); all but the longest count distinct left neighbours."""
     longest = 1 + len(least)
     counted = {longest: np.unique(windows_of(tokens, longest), return_counts=True)}
     for length in range(longest - 1, 0, -1):
@@ -83,17 +83,19 @@ def size(orders: Sequence[Order]) -> int:
     return sum(3 * len(order.keys) + 2 * len(order.contexts) for order in orders)
 
 
-def look_up(keys: NDArray[np.int64], values: NDArray[np.float64], asked: NDArray[np.int64], absent: float):  # noqa: ANN201
+def look_up(keys: NDArray[np.int64], values: NDArray[np.float64], asked: NDArray[np.int64], absent: float):
     place = np.minimum(np.searchsorted(keys, asked), len(keys) - 1)
     return np.where(keys[place] == asked, values[place], absent)
 
 
-def bits_per_byte(orders: Sequence[Order], tokens: NDArray[np.int64], window: int, token_bytes: NDArray[np.int64]) -> float:
+def bits_per_byte(
+    orders: Sequence[Order], tokens: NDArray[np.int64], window: int, token_bytes: NDArray[np.int64]
+) -> float:
     """Over whole windows; a target at place j of its window sees the j + 1 tokens before it."""
     seen = np.arange(len(tokens) - 1) % window + 1
     probability = np.full(len(tokens) - 1, 1 / corpus.VOCABULARY)
     for length, order in enumerate(orders, start=1):
-        asked = windows_of(tokens, length)[-(len(tokens) - 1) :] if length == 1 else windows_of(tokens, length)
+        asked = windows_of(tokens, length)[-(len(tokens) - 1) :]
         first = max(length - 2, 0)
         mixed = look_up(order.keys, order.probabilities, asked, 0.0)
         mixed = mixed + look_up(order.contexts, order.backoff, asked // corpus.VOCABULARY, 1.0) * probability[first:]

@@ -34,37 +34,36 @@ from evo.judges import corpus  # noqa: E402
 WINDOW = 64
 FIRST_SEED = 100  # the judge's screens begin at 0: a base tuned on their seeds would be tuned on their luck
 PROGRAM = {"model": model, "train": train}
-BASE = {f"{name}.{key}": value for name, module in PROGRAM.items() for key, value in vars(module).items() if key.isupper()}
+BASE = {
+    f"{name}.{key}": value for name, module in PROGRAM.items() for key, value in vars(module).items() if key.isupper()
+}
 
 # Where a choice changes the cost of a step, STEPS keeps the CPU time about equal.
 SWEEP: Sequence[Mapping[str, float]] = [
     {},
     {"train.EMBEDDING_RATE": 0.1},
     {"train.EMBEDDING_RATE": 0.4},
-    {"train.HEAD_RATE": 0.0075},
-    {"train.HEAD_RATE": 0.03},
-    {"train.MATRIX_RATE": 0.005},
-    {"train.MATRIX_RATE": 0.02},
+    {"train.HEAD_RATE": 0.015},
+    {"train.HEAD_RATE": 0.06},
+    {"train.MATRIX_RATE": 0.0075},
+    {"train.MATRIX_RATE": 0.03},
     {"train.BETA1": 0.9},
-    {"train.BETA1": 0.7},
+    {"train.BETA1": 0.5},
     {"train.BETA2": 0.95},
     {"train.BETA2": 0.99},
     {"train.WEIGHT_DECAY": 0.0},
     {"train.WEIGHT_DECAY": 0.1},
     {"train.WARMUP_SHARE": 0.01},
     {"train.WARMUP_SHARE": 0.12},
-    {"model.EMBEDDING_STD": 0.3},
+    {"model.EMBEDDING_STD": 0.5},
     {"model.WEIGHT_STD": 0.025},
     {"model.WEIGHT_STD": 0.1},
-    {"model.HEAD_STD": 0.02},
-    {"model.HEADS": 1},
     {"model.HEADS": 4},
-    {"model.MLP_RATIO": 2, "train.STEPS": 510},
-    {"train.BATCH": 4, "train.STEPS": 780},
-    {"train.BATCH": 16, "train.STEPS": 280},
-    {"model.WIDTH": 32, "train.BATCH": 16, "train.STEPS": 500},
-    {"model.WIDTH": 96, "model.HEADS": 3, "train.STEPS": 380},
-    {"model.LAYERS": 2, "train.STEPS": 320},
+    {"model.MLP_RATIO": 4, "train.STEPS": 280},
+    {"train.BATCH": 8, "train.STEPS": 520},
+    {"model.WIDTH": 32, "train.STEPS": 500},
+    {"model.WIDTH": 96, "model.HEADS": 3, "train.STEPS": 210},
+    {"model.LAYERS": 2, "train.STEPS": 210},
 ]
 
 
@@ -141,7 +140,10 @@ def main() -> None:
         row("base" if not constants else " ".join(asked.constants), runs({}))
     elif asked.what == "sweep":
         for changed in SWEEP:
-            row(" ".join(f"{key.split('.')[1]}={value:g}" for key, value in changed.items()) or "**base**", runs(changed))
+            row(
+                " ".join(f"{key.split('.')[1]}={value:g}" for key, value in changed.items()) or "**base**",
+                runs(changed),
+            )
     elif asked.what == "slope":
         steps = int(constants.get("train.STEPS", BASE["train.STEPS"]))
         lengths = [0.8, 1.0, 1.25]

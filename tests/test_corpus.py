@@ -75,7 +75,12 @@ def test_order_permutes_blocks_by_the_seed_alone(text: corpus.Corpus) -> None:
     assert np.array_equal(first, corpus.order(text.train, 1)) and not np.array_equal(first, second)
     assert first.dtype == np.uint16 and np.array_equal(np.sort(first), np.sort(text.train))
     # Pinned: another order on another machine would be another benchmark.
-    assert corpus.order(np.arange(4 * corpus.BLOCK, dtype=np.uint16), 7)[:: corpus.BLOCK].tolist() == [2048, 4096, 6144, 0]
+    assert corpus.order(np.arange(4 * corpus.BLOCK, dtype=np.uint16), 7)[:: corpus.BLOCK].tolist() == [
+        2048,
+        4096,
+        6144,
+        0,
+    ]
 
 
 def test_streams_cannot_be_written(text: corpus.Corpus) -> None:
@@ -84,7 +89,7 @@ def test_streams_cannot_be_written(text: corpus.Corpus) -> None:
 
 
 def test_a_missing_or_another_archive_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UserMistake, match="found none .*run `make env`"):
+    with pytest.raises(UserMistake, match=r"found none .*run `make env`"):
         corpus.load(tmp_path)
     (tmp_path / corpus.PIN.read_text().split()[1]).write_bytes(b"another")
     with pytest.raises(UserMistake, match="delete it and run `make env`"):

@@ -111,10 +111,10 @@ class Cuts:
 def disagreement(whole: Floats, truncated: Floats, targets: Tokens, tolerance: float) -> str | None:
     """What is wrong between log-probabilities [N, V] of the same cuts, seen with and without what follows them.
 
-    Three tests. The largest absolute difference over the whole vocabulary, not the target's alone: a memory of rows that
-    reshapes the rest is as forbidden. The signed mean of the target's change, which finds a bias that hides below the
-    tolerance. Its root mean square, because noise as large as the tolerance would hide a bias from the second; with it
-    no more than 4 x 0.1 x tolerance / sqrt(N) nats can be gained.
+    Three tests. The largest absolute difference over the whole vocabulary, not the target's alone: a memory of rows
+    that reshapes the rest is as forbidden. The signed mean of the target's change, which finds a bias that hides below
+    the tolerance. Its root mean square, because noise as large as the tolerance would hide a bias from the second; with
+    it no more than 4 x 0.1 x tolerance / sqrt(N) nats can be gained.
     """
     whole, truncated = np.maximum(whole, LEAST), np.maximum(truncated, LEAST)
     largest = float(np.abs(whole - truncated).max())

@@ -343,8 +343,8 @@ class TrainingJudge:
 class _Scorer:
     """One scoring process.
 
-    It has seen validation text, so what it does wrong is told in sentences of a closed list: no word of its own may reach
-    a journal or a prompt.
+    It has seen validation text, so what it does wrong is told in sentences of a closed list: no word of its own may
+    reach a journal or a prompt.
     """
 
     settings: Settings

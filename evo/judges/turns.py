@@ -50,7 +50,7 @@ class Watch:
 
 
 def how_it_ended(turn: Turn, limits: Limits, without: str, *, quiet: bool = False) -> Verdict:
-    """The verdict on a process whose channel ended `without` what was expected, with the end of its output if not `quiet`."""
+    """The verdict on a process whose channel ended `without` what was expected; `quiet`: without its output."""
     ending = turn.ending(SETTLING_S)
     if ending is None:
         return Verdict(Status.CRASHED, f"closed its channel {without} and went on running{last_output(turn)}")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+
+import libcst
 
 from evo.genome import Genome, PatchError, Tree, hunks_between, patch_between
 from evo.operators.scene import Draft, Scene
@@ -24,19 +28,20 @@ class Constant:
     name: str  # of the module-level constant it defines, else empty
 
 
-def constants(text: str, path: str) -> list[Constant]:
-    """Every numeric literal of a Python file, found by libcst in source order."""
-    import libcst
-    from libcst.metadata import MetadataWrapper, PositionProvider
+@lru_cache(maxsize=8)
+def _parsed(text: str) -> libcst.Module:
+    return libcst.parse_module(text)
 
-    found: list[Constant] = []
+
+@lru_cache(maxsize=256)
+def constants(text: str, path: str) -> Sequence[Constant]:
+    """Every numeric literal of a Python file, found by libcst in source order; none where it does not parse."""
 
     class Finder(libcst.CSTVisitor):
-        METADATA_DEPENDENCIES = (PositionProvider,)
-
         def __init__(self) -> None:
             self.depth = 0
             self.target = ""
+            self.found: list[tuple[float, bool, str]] = []
 
         def visit_FunctionDef(self, node: libcst.FunctionDef) -> None:
             self.depth += 1
@@ -51,23 +56,35 @@ def constants(text: str, path: str) -> list[Constant]:
         def leave_Assign(self, original_node: libcst.Assign) -> None:
             self.target = ""
 
-        def _add(self, node: libcst.Integer | libcst.Float) -> None:
-            line = self.get_metadata(PositionProvider, node).start.line
-            value = node.evaluated_value
-            found.append(Constant(path, len(found), line, value, isinstance(node, libcst.Integer), self.target))
+        def visit_Integer(self, node: libcst.Integer) -> None:
+            self.found.append((node.evaluated_value, True, self.target))
 
-        visit_Integer = visit_Float = _add
+        def visit_Float(self, node: libcst.Float) -> None:
+            self.found.append((node.evaluated_value, False, self.target))
 
     try:
-        MetadataWrapper(libcst.parse_module(text), unsafe_skip_copy=True).visit(Finder())
-    except libcst.ParserSyntaxError:
-        return []
-    return found
+        finder = Finder()
+        _parsed(text).visit(finder)
+        lines = _lines_of_numbers(text)
+    except (libcst.ParserSyntaxError, SyntaxError):
+        return ()
+    if [value for value, _ in lines] != [value for value, _, _ in finder.found]:
+        return ()  # numbers inside f-strings, whose places Python 3.11 does not tell: such a file is not swept
+    return tuple(
+        Constant(path, index, line, value, is_integer, name)
+        for index, ((value, is_integer, name), (_, line)) in enumerate(zip(finder.found, lines, strict=True))
+    )
+
+
+def _lines_of_numbers(text: str) -> list[tuple[float, int]]:
+    # from `ast`, since libcst's own positions take ten times as long as everything else here
+    numbers = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Constant) and type(n.value) in (int, float)]
+    numbers.sort(key=lambda n: (n.lineno, n.col_offset))
+    return [(n.value, n.lineno) for n in numbers]  # type: ignore[misc]
 
 
 def with_constants(text: str, values: dict[int, float]) -> str:
     """The text with the numbers at these indices replaced; everything else keeps its layout."""
-    import libcst
 
     class Turner(libcst.CSTTransformer):
         def __init__(self) -> None:
@@ -81,7 +98,7 @@ def with_constants(text: str, values: dict[int, float]) -> str:
 
         leave_Integer = leave_Float = _turn
 
-    return libcst.parse_module(text).visit(Turner()).code
+    return _parsed(text).visit(Turner()).code
 
 
 def literal(value: float, is_integer: bool) -> str:
@@ -142,8 +159,9 @@ def _child(own: Genome, scene: Scene, wanted: Tree, constant: Constant, value: f
     what = f"{constant.name or 'a constant'} at {constant.path}:{constant.line} from {constant.value:g} to {value:g}"
     words = {"hypothesis": f"sweep: {what}", "source": "sweep"}
     try:
+        line = "+" + scene.build(own)[constant.path].split("\n")[constant.line - 1]
         for patch in reversed(own.patches):
-            if any(patch.name in other.needs for other in own.patches):
+            if line not in patch.diff.split("\n") or any(patch.name in other.needs for other in own.patches):
                 continue
             rest = own.without(patch.name)
             single = patch_between(rest, scene.base, wanted, **words)

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 LAYERS = 1
 WIDTH = 64
 HEADS = 2
-MLP_RATIO = 4
+MLP_RATIO = 2
 ROTARY_BASE = 10_000.0
 NORM_EPS = 1e-5
 EMBEDDING_STD = 1.0
 WEIGHT_STD = 0.05
-HEAD_STD = 0.0
+HEAD_STD = 0.02
 
 
 def norm(x: Tensor, weight: Tensor) -> Tensor:

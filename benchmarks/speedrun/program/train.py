@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from model import GPT
 from torch import Tensor, nn
 
-STEPS = 480
-BATCH = 8  # windows
+STEPS = 300
+BATCH = 16  # windows
 EMBEDDING_RATE = 0.2
-HEAD_RATE = 0.015
-MATRIX_RATE = 0.01
+HEAD_RATE = 0.03
+MATRIX_RATE = 0.015
 WARMUP_SHARE = 0.04  # of the run
-BETA1 = 0.8
+BETA1 = 0.7
 BETA2 = 0.98
 WEIGHT_DECAY = 0.02
 ADAM_EPS = 1e-8
@@ -66,7 +66,7 @@ def warm_up(run) -> None:
     tokens = np.random.default_rng(0).integers(0, run.vocabulary, 4 * BATCH * run.window).astype(np.uint16)
     model = GPT(run.vocabulary, run.window)
     optimizer = make_optimizer(model)
-    for (inputs, targets), _ in zip(batches(tokens, run.window, seed=0), range(SYNTHETIC_STEPS)):
+    for _, (inputs, targets) in zip(range(SYNTHETIC_STEPS), batches(tokens, run.window, seed=0)):
         update(model, optimizer, inputs, targets)
 
 
