@@ -782,9 +782,10 @@ class Server:
         return pid
 
     def rehearse(self) -> None:
-        """One whole turn with a harmless module of the standard library, before any candidate; OSError or SetupError."""
+        """One whole turn with a harmless module of the standard library, before any candidate; raises what failed."""
         channel, channel_inside = socket.socketpair()
         control, control_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        control.settimeout(60)
         library = os.path.dirname(os.path.realpath(os.__file__))
         limits = {"wall_s": 60, "memory_mb": None, "scratch_mb": 1, "file_mb": 1, "children": False, "threads": 8}
         request = {"script": "keyword.py", "program": library, "guest": library, "arguments": [], "limits": limits}
@@ -793,9 +794,10 @@ class Server:
         said = [json.loads(control.recv(1 << 16) or "{}")]
         if "error" not in said[0]:
             said.append(json.loads(control.recv(1 << 16) or "{}"))
+        os.kill(pid, signal.SIGKILL)  # it inherited this end of its control too, so closing it would tell it nothing
+        os.waitpid(pid, 0)
         control.close()
         channel.close()
-        os.waitpid(pid, 0)
         if said[-1].get("how") != "exited" or said[-1]["code"] != 0:
             raise SetupError(said[0].get("error") or f"the rehearsal ended as {said[-1]}")
 

@@ -12,6 +12,7 @@ class Tried:
         self._sets: dict[frozenset[str], str] = {frozenset(): "the base"}
         self._identities = {identity: "the base"}
         self._seedless = {seedless: "the base"}
+        self.spent: set[tuple[object, ...]] = set()  # moves that operators found to lead to something tried
 
     def add(self, genome: str, patches: Sequence[str], identity: str, seedless: str) -> None:
         self._sets.setdefault(frozenset(patches), genome)

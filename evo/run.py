@@ -186,7 +186,7 @@ def watch(
             if worker.poll() is None:
                 worker.send_signal(signal.SIGTERM if len(interrupts) == 1 else signal.SIGKILL)
 
-    previous = [(number, signal.signal(number, interrupt)) for number in (signal.SIGINT, signal.SIGTERM)]
+    previous = [(number, signal.signal(number, interrupt)) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
     journals = journal.Journals(directory.events)
     deadline = time.monotonic() + 60 * minutes if minutes else None
     try:

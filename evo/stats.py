@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np  # only evidence needs it, and importing it takes a third of starting evo
 
 EFFECT_SCALE = 1.0  # sd of the half-normal prior over true effects, in sds of a paired difference
 CERTAIN = 100.0  # E at or above this certifies: p <= .01
 DOUBT = 20.0  # E below this keeps a value inside the 95% interval
-_EFFECTS = np.linspace(0.0, 5.0 * EFFECT_SCALE, 121)
 
 
 def posterior(prior: float, scores: Sequence[float], noise_variance: float) -> float:
@@ -43,19 +45,31 @@ def e_value(differences: Sequence[float], sd: float, df: float, *, two_sided: bo
     return math.fsum(_one_sided(sign * ratio, freedom, n) for sign in signs) / len(signs)
 
 
+@lru_cache(maxsize=1)
+def _effects() -> np.ndarray:
+    import numpy as np
+
+    return np.linspace(0.0, 5.0 * EFFECT_SCALE, 121)
+
+
 def _one_sided(ratio: float, freedom: float, n: int) -> float:
+    import numpy as np
+
+    effects = _effects()
     middle = math.sqrt(freedom)
-    v = np.linspace(max(1e-9, middle - 9.0), middle + 9.0 + float(_EFFECTS[-1]) * max(ratio, 0.0), 241)
+    v = np.linspace(max(1e-9, middle - 9.0), middle + 9.0 + float(effects[-1]) * max(ratio, 0.0), 241)
     log_chi = (freedom - 1) * np.log(v) - v * v / 2
     log_norm = _log_sum(log_chi)
-    exponents = log_chi[None, :] - log_norm + _EFFECTS[:, None] * ratio * v[None, :]
-    log_ratio = _log_sum(exponents) - n * _EFFECTS**2 / 2
-    log_prior = -(_EFFECTS**2) / (2 * EFFECT_SCALE**2)
+    exponents = log_chi[None, :] - log_norm + effects[:, None] * ratio * v[None, :]
+    log_ratio = _log_sum(exponents) - n * effects**2 / 2
+    log_prior = -(effects**2) / (2 * EFFECT_SCALE**2)
     value = _log_sum(log_ratio + log_prior) - _log_sum(log_prior)
     return float(np.exp(np.minimum(value, 700.0)))
 
 
 def _log_sum(values: np.ndarray) -> np.ndarray:
+    import numpy as np
+
     top = values.max(axis=-1)
     return top + np.log(np.exp(values - top[..., None]).sum(axis=-1))
 

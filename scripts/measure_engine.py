@@ -91,7 +91,7 @@ def measure(evaluations: int, real: bool) -> None:
         run.create(
             RunSettings(
                 benchmark=str(root), profile="main", base=benchmark.base_hash, seed=0, threads=1, novelty=1.0,
-                control="sweep-only", evaluations=evaluations + 60, minutes=None, reserve=50, base_runs=2, noise_sd=0.1,
+                control=None, evaluations=evaluations + 60, minutes=None, reserve=50, base_runs=2, noise_sd=0.1,
                 noise_df=30.0, pair_sd=0.14, typical_gain=0.1,
             )
         )  # fmt: skip

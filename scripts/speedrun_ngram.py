@@ -110,9 +110,10 @@ def main() -> None:
     parser.add_argument("--slope", type=float, required=True)
     parser.add_argument("--window", type=int, default=64)
     parser.add_argument("--windows", type=int, default=1024)
+    parser.add_argument("--train-tokens", type=int, default=400_000)
     asked = parser.parse_args()
     text = corpus.load()
-    stream = text.train.astype(np.int64)
+    stream = text.train[: asked.train_tokens].astype(np.int64)
     held_out = text.validation[: asked.window * asked.windows + 1].astype(np.int64)
     tried = []
     for longest in (2, 3, 4):

@@ -17,7 +17,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -124,12 +124,14 @@ def main() -> None:
     parser.add_argument("constants", nargs="*", help="FILE.NAME=VALUE")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--windows", type=int, default=1024, help="validation windows")
+    parser.add_argument("--train-tokens", type=int, default=400_000)
     asked = parser.parse_args()
     constants = {key: ast.literal_eval(value) for key, value in (c.split("=") for c in asked.constants)}
     if unknown := [key for key in constants if key not in BASE]:
         parser.error(f"unknown {', '.join(unknown)}; valid are {', '.join(BASE)}")
     torch.set_num_threads(1)
     text = corpus.load()
+    text = replace(text, train=text.train[: asked.train_tokens])
     seeds = range(FIRST_SEED, FIRST_SEED + asked.seeds)
 
     def runs(changed: Mapping[str, float]) -> list[tuple[float, float]]:

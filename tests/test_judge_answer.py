@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from evo.benchmark import SHIPPED, UserMistake, load, settings
+from evo.judges import open_judge
 from evo.judges.answer import GUESTS, PRELOAD, AnswerJudge, Settings
 from evo.outcome import Outcome, Status
 from evo.sandbox import Limits, Sandbox
@@ -24,7 +25,7 @@ from evo.sandbox import Limits, Sandbox
 PACKING = SHIPPED / "packing"
 TWINS = sorted([*PACKING.glob("exploits/*.py"), *PACKING.glob("honest/*.py")])
 LIMITS = Limits(wall_s=20.0, memory_mb=512, output_kb=512)
-SETTINGS = Settings(seconds=5.0, verify_s=3.0, answer_kb=256)
+SETTINGS = Settings(seconds=5.0, verify_s=3.0, answer_kb=64)  # as packing has it
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,15 @@ def test_the_folder_is_a_benchmark() -> None:
     assert settings(Settings, profile.settings, "packing").entry == "solve.py"
     assert settings(Limits, profile.limits, "packing").children is False
     assert packing.is_editable("solve.py") and list(packing.base) == ["solve.py"]
+
+
+def test_a_benchmarks_judge_is_opened_by_name(tmp_path: Path) -> None:
+    packing = load("packing")
+    tmp_path.chmod(0o755)
+    (tmp_path / "solve.py").write_text(packing.base["solve.py"])
+    with open_judge(packing, packing.profile(None)) as judge:
+        assert judge.judge(tmp_path, stage="screen", seed=1).status is Status.PASSED
+        assert judge.fingerprint()["judge"] == "answer-1"
 
 
 def test_every_trick_has_a_twin() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import evo.sandbox
-from evo.sandbox import Ending, Level, Limits, Sandbox, SandboxError, probe
+from evo.sandbox import Ending, Level, Limits, NoIsolation, Sandbox, SandboxError, probe
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LEVEL = probe()
@@ -788,6 +788,20 @@ def test_without_namespaces_it_says_so_and_goes_on_only_by_the_users_word(place:
     assert "b'x' exited with 0 True" in done.stdout, done.stdout + done.stderr
     assert processes("evo-uncaged") == []
     assert set(os.listdir(tempfile.gettempdir())) <= before
+
+
+def test_a_rehearsal_finds_what_only_a_turn_needs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some containers grant every namespace and then refuse a fresh /proc."""
+    broken = place / "forkserver.py"
+    text = evo.sandbox.FORKSERVER.read_text()
+    line = '    mount("proc", "/new/proc"'
+    assert line in text
+    broken.write_text(text.replace(line, '    raise OSError(1, "mount proc on /new/proc: refused")\n' + line))
+    monkeypatch.setattr(evo.sandbox, "FORKSERVER", broken)
+    with pytest.raises(NoIsolation, match="mount proc"):
+        Sandbox()
+    level = probe(allow_unisolated=True)
+    assert level.name == "none" and "mount proc" in level.describe()
 
 
 def test_level_names() -> None:

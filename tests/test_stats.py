@@ -14,7 +14,7 @@ def test_evidence_against_the_closed_form_of_a_single_effect(monkeypatch):
     """With many degrees of freedom and one effect the ratio is exp(delta sum - n delta^2 / 2) of a Gaussian test."""
     import numpy as np
 
-    monkeypatch.setattr(stats, "_EFFECTS", np.array([0.7]))
+    monkeypatch.setattr(stats, "_effects", lambda: np.array([0.7]))
     differences = [0.2, 1.4, 0.9, -0.3]
     expected = math.exp(0.7 * sum(differences) - 4 * 0.7**2 / 2)
     assert stats.e_value(differences, 1.0, 50_000) == pytest.approx(expected, rel=0.01)

@@ -12,16 +12,17 @@ import socket
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """numpy's arrays and numbers inside lists and dicts, as JSON has them."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"expected numbers, strings, lists, dicts or one numpy array, found {type(value).__name__}")
 
 
-def encode(answer):
+def encode(answer: Any) -> tuple[bytes, bytes]:
     numpy = sys.modules.get("numpy")
     if numpy is None or not isinstance(answer, numpy.ndarray):
         return b"J", json.dumps(answer, default=plain).encode()
@@ -30,10 +31,11 @@ def encode(answer):
     return b"N", file.getvalue()
 
 
-def main():
+def main() -> None:
     folder, entry = Path(sys.path[0]), sys.argv[1]
     channel = socket.socket(fileno=3)
     spec = importlib.util.spec_from_file_location("solve", folder / entry)
+    assert spec is not None and spec.loader is not None
     program = importlib.util.module_from_spec(spec)
     sys.modules["solve"] = program
     spec.loader.exec_module(program)

@@ -16,19 +16,20 @@ import sys
 import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 
 HEADER = struct.Struct("<cQ")
 
 
 class Channel:
-    def __init__(self):
+    def __init__(self) -> None:
         self._socket = socket.socket(fileno=3)
 
-    def send(self, kind, payload=b""):
+    def send(self, kind: bytes, payload: bytes | memoryview = b"") -> None:
         self._socket.sendall(HEADER.pack(kind, len(payload)))
         self._socket.sendall(payload)
 
-    def receive(self):
+    def receive(self) -> tuple[bytes, bytes, mmap.mmap | None]:
         """The type of the next message, its payload, and what it carries as a memory file or None."""
         header, fds, _, _ = socket.recv_fds(self._socket, HEADER.size, 1)
         header += self._exactly(HEADER.size - len(header))
@@ -39,7 +40,7 @@ class Channel:
         with os.fdopen(fds[0], "rb") as file:
             return kind, payload, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
-    def _exactly(self, length):
+    def _exactly(self, length: int) -> bytes:
         data = bytearray(length)
         room = memoryview(data)
         while room:
@@ -53,25 +54,26 @@ class Channel:
 class Run:
     """What a program knows: `seed`, `vocabulary`, `window` (tokens in a window), `threads`."""
 
-    def __init__(self, channel, seed, vocabulary, window, threads):
+    def __init__(self, channel: Channel, seed: int, vocabulary: int, window: int, threads: int) -> None:
         self._channel = channel
         self.seed, self.vocabulary, self.window, self.threads = seed, vocabulary, window, threads
 
 
 class TrainingRun(Run):
-    def open(self):
+    def open(self) -> NDArray[np.uint16]:
         """The training tokens, read-only uint16; time begins here, and it can be called once."""
         self._channel.send(b"R")
         _, _, data = self._channel.receive()
+        assert data is not None
         return np.frombuffer(data, dtype="<u2")
 
-    def submit(self, tensors):
+    def submit(self, tensors: dict[str, torch.Tensor]) -> None:
         """Hands over a checkpoint, a dict of names and tensors; of several the last in time counts."""
         plain = {name: t.detach().to("cpu").clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
         self._channel.send(b"K", safetensors.torch.save(plain))
 
 
-def train(channel, about):
+def train(channel: Channel, about: dict[str, int]) -> None:
     import train as program
 
     program.train(TrainingRun(channel, **about))
@@ -79,11 +81,12 @@ def train(channel, about):
     channel.receive()  # until the judge ends this process: tearing it down would only cost time
 
 
-def score(channel, about):
+def score(channel: Channel, about: dict[str, int]) -> None:
     import model
 
     channel.send(b"R")
     _, _, checkpoint = channel.receive()
+    assert checkpoint is not None
     predict = model.load(Run(channel, **about), safetensors.torch.load(checkpoint[:]))
     while True:
         _, payload, _ = channel.receive()
@@ -97,7 +100,7 @@ def score(channel, about):
         channel.send(b"L", memoryview(answer).cast("B"))
 
 
-def main():
+def main() -> None:
     role, about = sys.argv[1], json.loads(sys.argv[2])
     torch.set_num_threads(about["threads"])
     {"train": train, "score": score}[role](Channel(), about)

@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 HEADER = struct.Struct("<cQ")
 DEPTH = 16  # of lists and dicts within each other
@@ -30,7 +31,7 @@ class Refused(Exception):
     """An answer that is not plain finite data; the sentence says what was expected."""
 
 
-def receive(channel):
+def receive(channel: socket.socket) -> tuple[bytes, bytes]:
     data = bytearray()
     while len(data) < HEADER.size or len(data) < HEADER.size + HEADER.unpack_from(data)[1]:
         got = channel.recv(1 << 20)
@@ -40,7 +41,7 @@ def receive(channel):
     return bytes(data[:1]), bytes(data[HEADER.size :])
 
 
-def parse_json(payload):
+def parse_json(payload: bytes) -> Any:
     try:
         answer = json.loads(payload.decode(), parse_constant=refuse_constant)
     except RecursionError:
@@ -51,11 +52,11 @@ def parse_json(payload):
     return json.loads(json.dumps(answer))
 
 
-def refuse_constant(word):
+def refuse_constant(word: str) -> None:
     raise Refused(f"expected finite numbers, found {word}")
 
 
-def check(value, depth):
+def check(value: Any, depth: int) -> None:
     if isinstance(value, (list, dict)):
         if depth == 0:
             raise Refused(f"expected at most {DEPTH} levels of lists and dicts")
@@ -67,7 +68,7 @@ def check(value, depth):
         raise Refused("expected numbers below 2**1000, found a larger one")
 
 
-def parse_npy(payload):
+def parse_npy(payload: bytes) -> Any:
     """An array from .npy bytes, read without numpy's own reader: the header's claims are compared with the bytes that
     are there before anything is allocated, and only plain numbers are taken."""
     if payload[:6] != b"\x93NUMPY" or len(payload) < 12 or payload[6] not in (1, 2):
@@ -93,7 +94,7 @@ def parse_npy(payload):
     return answer
 
 
-def verdict(kind, payload, folder, verifier):
+def verdict(kind: bytes, payload: bytes, folder: Path, verifier: str) -> dict[str, Any]:
     """What the judge is told: {"wrong": sentence} or {"score": number, "measures": {...}}."""
     try:
         answer = {b"J": parse_json, b"N": parse_npy}[kind](payload)
@@ -101,6 +102,7 @@ def verdict(kind, payload, folder, verifier):
         return {"wrong": f"answer: {error}"}
     try:
         spec = importlib.util.spec_from_file_location("verify", folder / verifier)
+        assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         found = module.verify(answer)
@@ -114,7 +116,7 @@ def verdict(kind, payload, folder, verifier):
         return {"wrong": f"{verifier}: {error}"[:SENTENCE]}
 
 
-def number(value):
+def number(value: Any) -> float | None:
     """A finite float, or None; a string or a bool is no number."""
     if isinstance(value, (str, bytes, bool)):
         return None
@@ -125,7 +127,7 @@ def number(value):
     return value if math.isfinite(value) else None
 
 
-def main():
+def main() -> None:
     channel = socket.socket(fileno=3)
     kind, payload = receive(channel)
     told = json.dumps(verdict(kind, payload, Path(sys.path[0]), sys.argv[1])).encode()

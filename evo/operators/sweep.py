@@ -145,12 +145,14 @@ def propose(scene: Scene, parent: str) -> Draft | None:
     choices = [(c, f) for c in candidates(scene.base, program, paths) for f in STEPS]
     for constant, factor in scene.chance.shuffled("step", choices):
         value = turned(constant, factor)
-        if value == constant.value:
+        move = (parent, constant.path, constant.index, value)
+        if value == constant.value or move in scene.tried.spent:
             continue
         text = with_constants(program[constant.path], {constant.index: value})
         child = _child(own, scene, {**program, constant.path: text}, constant, value)
         if child is not None and not scene.tried.has_set([p.name for p in child.patches]):
             return Draft((parent,), child)
+        scene.tried.spent.add(move)
     return None
 
 

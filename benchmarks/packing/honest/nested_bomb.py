@@ -12,6 +12,6 @@ def rows():
 
 
 def solve():
-    text = b" " * 100_000 + str(rows()).encode()
+    text = b" " * 50_000 + str(rows()).encode()
     os.write(3, struct.pack("<cQ", b"J", len(text)) + text)
     return rows()
