@@ -78,7 +78,9 @@ class Archive:
             while pending:  # parents first; a lineage can be deeper than Python's stack
                 top = pending[-1]
                 member = self._members[top]
-                missing = [p for p in member.parents if p in self._members and p != self.base and p not in self._posteriors]
+                missing = [
+                    p for p in member.parents if p in self._members and p != self.base and p not in self._posteriors
+                ]
                 if missing:
                     pending.extend(missing)
                     continue

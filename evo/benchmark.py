@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def settings(cls: type[T], table: Mapping[str, Any], where: str) -> T:
-    """Builds a frozen dataclass from a TOML table; unknown keys, missing keys and wrong types are the user's mistake."""
+    """Builds a frozen dataclass from a TOML table; an unknown or missing key or a wrong type is the user's mistake."""
     hints = get_type_hints(cls)
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     for key in table:
@@ -66,7 +66,9 @@ class Objective:
         sign = 1.0 if self.direction == "maximize" else -1.0
         if self.gain == "log-ratio":
             if base <= 0 or score <= 0:
-                raise ValueError(f"a log-ratio needs positive scores, found {base} and {score}; use gain = 'difference'")
+                raise ValueError(
+                    f"a log-ratio needs positive scores, found {base} and {score}; use gain = 'difference'"
+                )
             return sign * math.log(score / base)
         return sign * (score - base)
 
@@ -173,7 +175,9 @@ def load(name_or_folder: str) -> Benchmark:
         raise UserMistake(f"{file.name}: expected at least one [profiles.NAME] table, found none")
     for category in head.regions:
         if category not in CATEGORIES:
-            raise UserMistake(f"{file.name} [regions]: unknown category '{category}'; valid are {', '.join(CATEGORIES)}")
+            raise UserMistake(
+                f"{file.name} [regions]: unknown category '{category}'; valid are {', '.join(CATEGORIES)}"
+            )
     base = read_tree(root / head.program)
     if not base:
         raise UserMistake(f"{file.name}: the program folder '{head.program}' holds no file; put the base program there")

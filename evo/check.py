@@ -1,4 +1,4 @@
-"""`python -m evo.check`: whether a benchmark folder, this machine's sandbox or a file system keeps what evo promises."""
+"""`python -m evo.check`: whether a benchmark, this machine's sandbox or a file system keeps what evo promises."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ Say = Callable[[str], None]
 # --- a benchmark folder --------------------------------------------------------------------------------------------
 
 
-def check_benchmark(benchmark: Benchmark, profile: Profile, judge: Judge, *, runs: int, patches: bool, say: Say) -> bool:
+def check_benchmark(
+    benchmark: Benchmark, profile: Profile, judge: Judge, *, runs: int, patches: bool, say: Say
+) -> bool:
     """Base, spread, exploits and honest twins; True if everything is as it must be."""
     base = [_judged(judge, benchmark.base, k) for k in range(runs)]
     for k, outcome in enumerate(base):
@@ -45,7 +47,8 @@ def check_benchmark(benchmark: Benchmark, profile: Profile, judge: Judge, *, run
     same = [benchmark.objective.gain_over(middle, o.score) for o in repeats if o.score is not None]
     sd = stats.sample_sd(gains) if len(gains) > 1 else 0.0
     sd_same = stats.sample_sd(same) if len(same) > 1 else 0.0
-    say(f"base       {middle:.5g} {benchmark.objective.unit}, {runs} seeds: sd {sd:.4f}, one seed repeated: sd {sd_same:.4f}")
+    say(f"base       {middle:.5g} {benchmark.objective.unit} over {runs} seeds; sd of gains {sd:.4f}")
+    say(f"           one seed {runs} times: sd of gains {sd_same:.4f}")
     for name in sorted({key for outcome in base for key in outcome.measures}):
         values = [outcome.measures[name] for outcome in base if name in outcome.measures]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
@@ -54,7 +57,9 @@ def check_benchmark(benchmark: Benchmark, profile: Profile, judge: Judge, *, run
     if sd > 1.5 * shipped and len(gains) >= 5:
         say(f"noise      WIDER than shipped: sd {sd:.4f} here, {shipped:.4f} in benchmark.toml; put the new one there")
     typical = _typical_gain(benchmark, judge, middle, say) if patches else profile.noise.typical_gain
-    say(f"  [profiles.{profile.name}.noise] measured now:  sd = {sd:.4g}  df = {runs - 1}  typical_gain = {typical:.4g}")
+    say(
+        f"  [profiles.{profile.name}.noise] measured now:  sd = {sd:.4g}  df = {runs - 1}  typical_gain = {typical:.4g}"
+    )
     sound = True
     bar = max(gains) + 3 * max(sd, shipped)
     for folder, must_pass in (("exploits", False), ("honest", True)):
@@ -89,7 +94,7 @@ def _variants(benchmark: Benchmark, folder: str) -> list[tuple[str, Tree, frozen
 
     An exploit's first line names the statuses it may end with: `# WRONG or CRASHED: what it tries`.
     """
-    found = []
+    found: list[tuple[str, Tree, frozenset[str]]] = []
     entry = next(path for path in benchmark.base if benchmark.is_editable(path))
     for path in sorted((benchmark.root / folder).glob("*")):
         if path.is_dir() and path.name != "__pycache__":
@@ -97,7 +102,6 @@ def _variants(benchmark: Benchmark, folder: str) -> list[tuple[str, Tree, frozen
             first = next(iter(benchmarks.read_tree(path).values()), "")
         elif path.suffix == ".py":
             first = path.read_text()
-            name = path.stem.partition(".")[0]
             tree = {**benchmark.base, entry: first}
         else:
             continue
@@ -187,7 +191,9 @@ def check_filesystem(folder: Path, say: Say) -> bool:
         time.sleep(1.1)
         os.utime(claim)
         expect("a touched file gets a later time", claim.stat().st_mtime > before)
-        expect("the file system's clock agrees with this host's within 5 s", abs(claim.stat().st_mtime - time.time()) < 5)
+        expect(
+            "the file system's clock agrees with this host's within 5 s", abs(claim.stat().st_mtime - time.time()) < 5
+        )
         target = place / "linked"
         os.link(claim, target)
         expect("hard links work", target.exists())
@@ -211,11 +217,15 @@ def check_filesystem(folder: Path, say: Say) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m evo.check", description="Checks a benchmark, the sandbox or a disk.")
+    parser = argparse.ArgumentParser(
+        prog="python -m evo.check", description="Checks a benchmark, the sandbox or a disk."
+    )
     parser.add_argument("folder", nargs="?", help="a shipped benchmark or a folder with benchmark.toml")
     parser.add_argument("--profile")
     parser.add_argument("--runs", type=int, default=5, help="base runs: so many seeds, and one seed so many times")
-    parser.add_argument("--patches", action="store_true", help="also screen the library's techniques for the typical gain")
+    parser.add_argument(
+        "--patches", action="store_true", help="also screen the library's techniques for the typical gain"
+    )
     parser.add_argument("--sandbox", action="store_true", help="print which walls hold on this machine")
     parser.add_argument("--filesystem", type=Path, metavar="DIR", help="test what claims and journals need")
     options = parser.parse_args(arguments)

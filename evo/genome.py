@@ -154,6 +154,7 @@ def parse_diff(diff: str) -> Mapping[str, tuple[Hunk, ...]]:
             position, run_start = part.source_start - (1 if part.source_length else 0), None
             before: list[str] = []
             after: list[str] = []
+            last_type = " "
             for line in part:
                 if line.line_type == "\\":
                     _strip_last_newline(before, after, last_type)
@@ -251,9 +252,10 @@ def merge_texts(ancestor: str, ours: str, theirs: str, path: str = "") -> str:
     """Three-way merge by lines; PatchError where both sides changed the same lines differently.
 
     Neighbouring lines may be changed by one side each, unlike in git: settings often stand in a row. An insertion
-    next to a change stays a conflict, since nothing says which comes first. An own dozen of lines instead of merge3, whose licence (GPL) would bind everybody who imports evo.
+    next to a change stays a conflict, since nothing says which comes first. An own dozen of lines instead of merge3,
+    whose licence (GPL) would bind everybody who imports evo.
     """
-    if ours == ancestor or ours == theirs:
+    if ours in (ancestor, theirs):
         return theirs
     left, right = hunks_between(ancestor, ours), hunks_between(ancestor, theirs)
     extra = []

@@ -23,7 +23,9 @@ def summary(state: search.State, benchmark: Benchmark, profile: Profile) -> dict
 def verdict_line(state: search.State, verdict: Certified | Refuted) -> str:
     """One line for a person: certified with its interval, or refuted with the reason."""
     described = state.objective.describe
-    words = f"{described(verdict.gain)} [{described(verdict.low)}, {described(verdict.high)}] over {verdict.pairs} pairs"
+    words = (
+        f"{described(verdict.gain)} [{described(verdict.low)}, {described(verdict.high)}] over {verdict.pairs} pairs"
+    )
     if isinstance(verdict, Certified):
         return f"CERTIFIED {verdict.genome}: {words}, p = {verdict.p:.2g}: {ideas(state, verdict.genome)}"
     return f"refuted {verdict.genome}: {words}; {verdict.reason}"
@@ -89,7 +91,9 @@ def describe_genome(state: search.State, name: str) -> dict[str, Any]:
         "posterior_gain": state.archive.posterior(name) * state.settings.typical_gain,
         "barred": state.objection(name),
         "patches": [{"name": p.name, "hypothesis": p.hypothesis, "source": p.source} for p in own.patches],
-        "outcomes": [{"task": task.name, **found.outcome.to_dict(), "seconds": found.seconds} for task, found in outcomes],
+        "outcomes": [
+            {"task": task.name, **found.outcome.to_dict(), "seconds": found.seconds} for task, found in outcomes
+        ],
         "verdicts": [_verdict(state, number, verdict) for number, verdict in state.verdicts_of(name)],
     }
 
@@ -142,7 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("dir", type=Path)
     views = ("summary", "cells", "lineage", "genome", "diff", "events", "mark", "note")
     parser.add_argument("view", nargs="?", default="summary", choices=views)
-    parser.add_argument("rest", nargs="*", help="lineage, genome, diff: a genome (default: champion or best); mark: GENOME MARK")
+    parser.add_argument(
+        "rest", nargs="*", help="lineage, genome, diff: a genome (default: champion or best); mark: GENOME MARK"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     try:
@@ -210,7 +216,9 @@ def _named(state: search.State, rest: Sequence[str]) -> str:
     if rest[0] == "base":
         return state.base.name
     if len(found) != 1:
-        raise UserMistake(f"expected the start of one genome's name, found '{rest[0]}', which {len(found)} of {len(known)} have")
+        raise UserMistake(
+            f"expected the start of one genome's name, found '{rest[0]}', which {len(found)} of {len(known)} have"
+        )
     return found[0]
 
 

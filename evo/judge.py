@@ -46,7 +46,9 @@ def line(outcome: Outcome, seed: int, fingerprint: str, as_json: bool) -> str:
         return json.dumps({**found, **rest}, ensure_ascii=False)
     measures = "  ".join(f"{name}={value:.4g}" for name, value in outcome.measures.items())
     score = "-" if outcome.score is None else f"{outcome.score:.5g}"
-    return f"seed {seed}  {outcome.status.value}  {score}  {measures}" + (f"\n{outcome.detail}" if outcome.detail else "")
+    return f"seed {seed}  {outcome.status.value}  {score}  {measures}" + (
+        f"\n{outcome.detail}" if outcome.detail else ""
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

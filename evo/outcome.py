@@ -35,7 +35,9 @@ class Outcome:
     def __post_init__(self) -> None:
         passed = self.status is Status.PASSED
         if passed != (self.score is not None):
-            raise ValueError(f"a score exists if and only if the status is PASSED; found {self.status} with {self.score}")
+            raise ValueError(
+                f"a score exists if and only if the status is PASSED; found {self.status} with {self.score}"
+            )
         for name, value in [("score", self.score), *self.measures.items()]:
             if value is not None and not math.isfinite(value):
                 raise ValueError(f"{name} must be a finite number, found {value}; report a failure as a status")

@@ -97,7 +97,9 @@ def weigh(crew: worker.Worker, own: Genome, patch: Patch, say: Say) -> Share:
     low, high = stats.interval(differences, noise.pair_sd, noise.noise_df)
     share = Share(patch, len(differences), stats.mean(differences), low, high)
     described = state.objective.describe
-    line = f"{patch.name}: worth {described(share.benefit)} [{described(low)}, {described(high)}] in {share.pairs} pairs"
+    line = (
+        f"{patch.name}: worth {described(share.benefit)} [{described(low)}, {described(high)}] in {share.pairs} pairs"
+    )
     say(f"  {line}, {'kept' if share.pays else 'dropped'}: {patch.hypothesis}")
     crew.journal.append(Noted(f"leave-one-out of {own.name}: {line}"))
     return share
@@ -140,4 +142,3 @@ def main(directory: Path, allow_unisolated: bool) -> int:
     finally:
         crew.close()
     return 0
-

@@ -31,7 +31,9 @@ GRACE_S = 120.0  # after the first Ctrl-C a worker may finish what it is judging
 
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m evo.run", description="Searches over patches of a program.")
-    parser.add_argument("--benchmark", metavar="NAME|FOLDER", help="a shipped benchmark or a folder with benchmark.toml")
+    parser.add_argument(
+        "--benchmark", metavar="NAME|FOLDER", help="a shipped benchmark or a folder with benchmark.toml"
+    )
     parser.add_argument("--profile", help="of the benchmark; its first one where none is named")
     parser.add_argument("--out", type=Path, help="the run directory; an existing run there is resumed or joined")
     parser.add_argument("--evaluations", type=int, help="judged tasks in all, certification and base runs included")
@@ -40,7 +42,9 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--role", choices=("both", "propose", "judge"), default="both", help="of these workers")
     parser.add_argument("--threads", type=int, default=1, help="lines of research side by side over one archive")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--novelty", type=float, default=1.0, help="0 to 10: how often a parent comes from outside the front")
+    parser.add_argument(
+        "--novelty", type=float, default=1.0, help="0 to 10: how often a parent comes from outside the front"
+    )
     parser.add_argument("--control", choices=sorted(CONTROLS), help="a comparison run instead of the search")
     parser.add_argument("--certify", type=Path, metavar="DIR", help="certify a run's best again, with leave-one-out")
     parser.add_argument("--allow-unisolated", action="store_true", help="go on where this machine cannot isolate")
@@ -72,28 +76,43 @@ def run(found: argparse.Namespace) -> int:
     settings = directory.settings()
     level = probe(allow_unisolated=found.allow_unisolated)
     if not (level.isolated or found.allow_unisolated or found.role == "propose"):
-        raise NoIsolation(f"this machine cannot isolate candidates; --allow-unisolated goes on all the same\n{level.describe()}")
+        raise NoIsolation(
+            f"this machine cannot isolate candidates; --allow-unisolated goes on all the same\n{level.describe()}"
+        )
     minutes = found.minutes if found.minutes is not None else settings.minutes
     workers = found.workers or default_workers(profile)
     where = f"{workers} worker(s), sandbox {level.name}, run directory {directory.path}"
     print(f"{benchmark.name}/{profile.name}: {where}", file=sys.stderr)
-    command = [sys.executable, "-m", "evo.worker", str(directory.path), "--role", found.role, "--parent", str(os.getpid())]
+    command = [
+        sys.executable,
+        "-m",
+        "evo.worker",
+        str(directory.path),
+        "--role",
+        found.role,
+        "--parent",
+        str(os.getpid()),
+    ]
     command += ["--minutes", str(minutes)] if minutes else []
     command += ["--allow-unisolated"] if found.allow_unisolated else []
     began = len(list(directory.logs.glob("*.log")))
-    crew = [_spawn(command, directory.logs / f"worker-{began + i}.log") for i in range(workers)]
+    logs = [directory.logs / f"worker-{began + i}.log" for i in range(workers)]
+    crew = [_spawn(command, log) for log in logs]
     state = search.State(settings, benchmark)
     interrupted = watch(state, directory, crew, minutes)
     state.extend([])
     save_best(state, directory, benchmark)
     if failure := state.base_failure():
         raise UserMistake(f"{benchmark.name}: {failure}")
-    print(inspect.table(state, benchmark, profile))
+    if state.base_mean is not None:
+        print(inspect.table(state, benchmark, profile))
     if interrupted:
         print(f"interrupted; everything is saved, the same command on --out {directory.path} goes on", file=sys.stderr)
         return EXIT_INTERRUPTED
-    if broken := [worker.returncode for worker in crew if worker.returncode not in (0, None)]:
-        raise UserMistake(f"{len(broken)} worker(s) ended with an error; see {directory.logs}")
+    for worker, log in zip(crew, logs, strict=True):
+        if worker.returncode:
+            last = log.read_text(errors="replace").strip().splitlines()[-1:] or [f"exit code {worker.returncode}"]
+            raise UserMistake(f"a worker ended early: {last[0]} (all of it in {log})")
     return 0
 
 
@@ -138,7 +157,9 @@ def resumed(directory: RunDir, found: argparse.Namespace) -> tuple[RunDir, Bench
     if asked != settings.benchmark:
         raise UserMistake(f"{directory.path} is a run of {settings.benchmark}, not of {asked}; choose another --out")
     if found.profile is not None and found.profile != settings.profile:
-        raise UserMistake(f"{directory.path} runs profile {settings.profile}, not {found.profile}; choose another --out")
+        raise UserMistake(
+            f"{directory.path} runs profile {settings.profile}, not {found.profile}; choose another --out"
+        )
     if genome_of(benchmark) != settings.base:
         raise UserMistake(
             f"{directory.path} was begun with base {settings.base}, the program is now {genome_of(benchmark)}; "
@@ -186,7 +207,9 @@ def watch(
             if worker.poll() is None:
                 worker.send_signal(signal.SIGTERM if len(interrupts) == 1 else signal.SIGKILL)
 
-    previous = [(number, signal.signal(number, interrupt)) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    previous = [
+        (number, signal.signal(number, interrupt)) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    ]
     journals = journal.Journals(directory.events)
     deadline = time.monotonic() + 60 * minutes if minutes else None
     try:

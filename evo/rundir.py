@@ -81,7 +81,9 @@ class RunDir:
                 folder.mkdir(parents=True, exist_ok=True)
             text = "".join(f"{key} = {_toml(value)}\n" for key, value in asdict(frozen).items() if value is not None)
             pending = self.path / f".run.toml.{os.getpid()}"
-            pending.write_text("# Frozen when the run began; `evo.run` on this directory reads it and goes on.\n" + text)
+            pending.write_text(
+                "# Frozen when the run began; `evo.run` on this directory reads it and goes on.\n" + text
+            )
             try:
                 os.link(pending, self.settings_file)  # exclusive: two runs that begin at once agree on the first
             except FileExistsError:
@@ -89,7 +91,9 @@ class RunDir:
             finally:
                 pending.unlink()
         except OSError as error:
-            raise UserMistake(f"cannot write the run directory {self.path}: {error.strerror}; choose another --out") from error
+            raise UserMistake(
+                f"cannot write the run directory {self.path}: {error.strerror}; choose another --out"
+            ) from error
 
     def settings(self) -> RunSettings:
         try:
@@ -103,7 +107,9 @@ class RunDir:
                 f"{self.path} was written in format {table.get('format')}, this evo reads {FORMAT}; "
                 "use the version that began the run, or a new --out"
             )
-        return settings(RunSettings, {**{f.name: None for f in fields(RunSettings) if "None" in f.type}, **table}, "run.toml")
+        return settings(
+            RunSettings, {**{f.name: None for f in fields(RunSettings) if "None" in f.type}, **table}, "run.toml"
+        )
 
     def rewrite(self, frozen: RunSettings) -> None:
         """Replaces the settings: only a larger budget does that."""

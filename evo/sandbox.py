@@ -31,7 +31,7 @@ from typing import Any
 FORKSERVER = Path(__file__).with_name("forkserver.py")
 REQUIRED = ("processes", "files")  # the layers without which a machine does not isolate
 TAIL = 8192  # bytes of output kept
-BOOT_S = 600.0  # importing torch from a cluster's shared file system can take minutes
+BOOT_S = 120.0  # importing torch from a cluster's shared file system can take minutes
 SETUP_S = 60.0
 INIT, CANDIDATE = 0, 1  # the order of a turn's pidfds
 REAP_S = 60.0  # a process that holds a GPU's memory takes its time to end

@@ -394,30 +394,34 @@ class State:
         return [self.settings.evaluations // 3, 2 * self.settings.evaluations // 3, last]
 
     def _round_steps(self, number: int) -> Iterator[Step]:
-        opened = self.rounds[number][1]
-        stage = f"finalist{number}"
-        standing = list(opened.finalists)
-        for k in range(max(1, math.ceil(math.log2(max(1, len(standing)))))):
-            missing = [
-                task
-                for name in standing
-                if (task := Task(name, stage, k)) not in self.outcomes and self.losses.get(task, 0) < LOST_LIMIT
-            ]
-            if missing:
-                yield from (Judge(task) for task in missing)
-                return
-            standing = self._standing(opened, standing, stage, k)
-            if k < 62 and len(standing) > 1:
-                standing = standing[: math.ceil(len(standing) / 2)]
-        tried = 0
-        for name in self.candidates(number):
+        missing, ranking = self._tournament(number)
+        yield from (Judge(task) for task in missing)
+        if missing:
+            return
+        for name in [name for name in ranking if not self.objection(name)][: certify.CANDIDATES]:
             verdict = self.verdicts.get((number, name))
             if verdict is None:
                 yield self.pair(number, name)
                 return
-            tried += 1
-            if isinstance(verdict[1], Certified) or tried >= certify.CANDIDATES:
+            if isinstance(verdict[1], Certified):
                 return
+
+    def _tournament(self, number: int) -> tuple[list[Task], list[str]]:
+        """Finalists halved on fresh evaluations: the tasks it waits for, or at the end everybody, the winner first."""
+        opened = self.rounds[number][1]
+        stage = f"finalist{number}"
+        standing = list(opened.finalists)
+        dropped: list[str] = []
+        halvings = max(1, math.ceil(math.log2(max(1, len(standing)))))
+        for k in range(halvings):
+            tasks = [Task(name, stage, k) for name in standing]
+            missing = [t for t in tasks if t not in self.outcomes and self.losses.get(t, 0) < LOST_LIMIT]
+            if missing:
+                return missing, []
+            ranked = self._standing(opened, standing, stage, k)
+            keep = len(ranked) if k == halvings - 1 else math.ceil(len(ranked) / 2)
+            standing, dropped = ranked[:keep], ranked[keep:] + dropped
+        return [], standing + dropped
 
     def _standing(self, opened: Budgeted, names: Sequence[str], stage: str, k: int) -> list[str]:
         """Finalists that passed, best first by the posterior at the opening updated with their fresh scores."""
@@ -426,23 +430,14 @@ class State:
         prior = dict(zip(opened.finalists, opened.posteriors, strict=True))
         for name in names:
             outcomes = [self.outcome(Task(name, stage, j)) for j in range(k + 1)]
-            scores = [self.gain(o.score) / self.settings.typical_gain for o in outcomes if o is not None and o.score is not None]
+            scores = [
+                self.gain(o.score) / self.settings.typical_gain
+                for o in outcomes
+                if o is not None and o.score is not None
+            ]
             if len(scores) == k + 1:
                 values[name] = (((noise / 2) + 1) * prior[name] + math.fsum(scores)) / (noise / 2 + 1 + len(scores))
         return sorted(values, key=lambda name: (-values[name], name))
-
-    def candidates(self, number: int) -> list[str]:
-        """Finalists of a round in the order in which they are certified: last halving's winner first."""
-        opened = self.rounds[number][1]
-        stage, order = f"finalist{number}", []
-        standing = list(opened.finalists)
-        halvings = max(1, math.ceil(math.log2(max(1, len(standing)))))
-        for k in range(halvings):
-            ranked = self._standing(opened, standing, stage, k)
-            keep = math.ceil(len(ranked) / 2) if k < halvings - 1 else len(ranked)
-            order = ranked[:keep] + [n for n in [*ranked[keep:], *order] if n not in ranked[:keep]]
-            standing = ranked[:keep]
-        return [name for name in order if not self.objection(name)]
 
     def pair(self, number: int, name: str) -> Pair:
         stage = f"certify{number}-{name}"
@@ -450,7 +445,7 @@ class State:
 
     def pairs(self, stage: str, candidate: str, rival: str) -> list[certify.PairResult]:
         """The complete pairs of a stage from k = 0 on; sides from different devices do not make a pair."""
-        found = []
+        found: list[certify.PairResult] = []
         while True:
             k = len(found)
             sides = [self.outcomes.get(Task(side, stage, k)) for side in (candidate, rival)]
@@ -478,4 +473,3 @@ class State:
             "seconds": round(self.last_at - self.first_at, 3) if self.starts else 0.0,
             "usd": round(self.usd, 6),
         }
-

@@ -27,7 +27,7 @@ def parent(archive: Archive, chance: Chance, novelty: float, without: Collection
 
 def finalists(archive: Archive, count: int) -> list[str]:
     """The genomes with the best posteriors; those not expected to gain anything are left out."""
-    best = []
+    best: list[str] = []
     for name in archive.ranking():
         if len(best) == count or archive.posterior(name) <= 0:
             break

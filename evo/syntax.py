@@ -13,7 +13,19 @@ from functools import lru_cache
 from evo.genome import Tree, hunks_between
 
 OTHER = "other"  # the category of a change that no word of the region map describes
-DTYPE_WORDS = ("float16", "bfloat16", "float32", "float64", "float8", "half", "double", "autocast", "fp8", "bf16", "fp16")
+DTYPE_WORDS = (
+    "float16",
+    "bfloat16",
+    "float32",
+    "float64",
+    "float8",
+    "half",
+    "double",
+    "autocast",
+    "fp8",
+    "bf16",
+    "fp16",
+)
 JIT = re.compile(r"\bjit\b")
 
 
@@ -240,4 +252,3 @@ def _matching(names: Iterable[str], words: Mapping[str, Sequence[str]]) -> str |
             if any(word.lower() in lowered for word in own):
                 return category_name
     return None
-

@@ -17,17 +17,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evo import benchmark as benchmarks
-from evo import certify, journal, library, operators, search, select
+from evo import certify, library, operators, search, select
 from evo.benchmark import Benchmark, UserMistake
 from evo.chance import Chance, number
 from evo.claims import Claims, Holder, start_time
 from evo.events import Budgeted, Evaluated, Event, Lost, Proposed, Rejected, Started, Stopped, Task
 from evo.genome import Genome, Patch, Tree
+from evo.hostlock import turn
+from evo.journal import Journal, Journals, writer_name
 from evo.judges import Judge, fingerprint_id, open_judge
 from evo.operators import CONTROLS, MIX, Scene
 from evo.outcome import Status
 from evo.rundir import RunDir
-from evo.hostlock import turn
+from evo.sandbox import NoIsolation
 
 ROLES = ("both", "propose", "judge")
 IDLE_S = 0.2
@@ -41,8 +43,8 @@ class Worker:
     run: RunDir
     benchmark: Benchmark
     state: search.State
-    journal: journal.Journal
-    journals: journal.Journals
+    journal: Journal
+    journals: Journals
     claims: Claims
     library: list[Patch]
     open_judge: Callable[[], AbstractContextManager[Judge]]
@@ -67,7 +69,9 @@ class Worker:
                 continue
             try:
                 self.journal.append(*self.do(step))
-            except Exception as error:  # one of the two borders: a task that broke must not end the run
+            except (UserMistake, NoIsolation):
+                raise  # no other task would fare better: the worker ends and says why
+            except Exception as error:  # noqa: BLE001  one of the two borders: a broken task must not end the run
                 self.journal.append(self._broken(step, error))
             self.claims.release(claim_name(step))
             done += 1
@@ -188,7 +192,9 @@ class Worker:
             novelty=settings.novelty,
             novel=settings.control != "no-novelty",
         )
-        return operators.propose(scene, self.benchmark, operators.toolbox(settings.control), control.mix if control else MIX)
+        return operators.propose(
+            scene, self.benchmark, operators.toolbox(settings.control), control.mix if control else MIX
+        )
 
     # around the steps
 
@@ -264,8 +270,8 @@ def join(run: RunDir, *, role: str, minutes: float | None, allow_unisolated: boo
         run=run,
         benchmark=benchmark,
         state=search.State(settings, benchmark),
-        journal=journal.Journal(run.events, journal.writer_name(host, process, taken), time.time),
-        journals=journal.Journals(run.events),
+        journal=Journal(run.events, writer_name(host, process, taken), time.time),
+        journals=Journals(run.events),
         claims=Claims(run.claims, Holder(host, process, start_time(process) or 0)),
         library=library.fitting(benchmark),
         open_judge=lambda: open_judge(benchmark, profile, allow_unisolated=allow_unisolated),
@@ -286,7 +292,9 @@ def main(arguments: list[str] | None = None) -> int:
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(name, lambda number, _: stopped.append(number))
     try:
-        worker = join(RunDir(options.dir), role=options.role, minutes=options.minutes, allow_unisolated=options.allow_unisolated)
+        worker = join(
+            RunDir(options.dir), role=options.role, minutes=options.minutes, allow_unisolated=options.allow_unisolated
+        )
     except UserMistake as mistake:
         print(mistake, file=sys.stderr)
         return 2
@@ -295,6 +303,9 @@ def main(arguments: list[str] | None = None) -> int:
         reason = worker.work(lambda: bool(stopped) or orphaned())
         if reason != "asked to stop" and worker.role != "propose":
             worker.journal.append(Stopped(reason))
+    except (UserMistake, NoIsolation) as mistake:
+        print(mistake, file=sys.stderr)
+        return 3 if isinstance(mistake, NoIsolation) else 2
     finally:
         worker.close()
     return 0

@@ -17,9 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from measure_engine import PROGRAM, TOML, VERIFY
+
 from evo import inspect, journal, search
 from evo.rundir import RunDir
-from measure_engine import PROGRAM, TOML, VERIFY
 
 
 def begin(root: Path, out: Path, evaluations: int) -> None:
@@ -83,7 +84,9 @@ def main() -> int:
             "champion": (c1 := one.champion()) == (c2 := two.champion()) or (c1 and c2 and c1.genome == c2.genome),
         }
         files = len(list(RunDir(killed).events.glob("*.jsonl")))
-        tasks = [e.event.task for e in journal.Journals(RunDir(killed).events).new_entries() if e.event.kind == "evaluated"]
+        tasks = [
+            e.event.task for e in journal.Journals(RunDir(killed).events).new_entries() if e.event.kind == "evaluated"
+        ]
         print(f"{kills} kills, {files} journals, {two.used} evaluations, {missing} synced facts missing")
         print(f"judged twice: {len(tasks) - len(set(tasks))}; same as undisturbed: {same}")
         return 0 if all(same.values()) and not missing else 1

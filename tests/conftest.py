@@ -115,7 +115,9 @@ def settings_for(benchmark: Benchmark, **changes: object) -> RunSettings:
     return RunSettings(**{**found, **changes})  # type: ignore[arg-type]
 
 
-def new_worker(run: RunDir, benchmark: Benchmark, judge: TableJudge, name: str = "w", **fields: object) -> worker.Worker:
+def new_worker(
+    run: RunDir, benchmark: Benchmark, judge: TableJudge, name: str = "w", **fields: object
+) -> worker.Worker:
     ticks = iter(range(10**9))
     taken = [file.stem for file in run.events.glob("*.jsonl")]
     return worker.Worker(

@@ -62,9 +62,7 @@ def test_broad_excepts_stand_at_two_borders():
         if file.parent.name == "guests" or file.name == "forkserver.py":
             continue  # they stand in for the interpreter around a candidate's code: print the trace, exit with 1
         for node in ast.walk(ast.parse(file.read_text())):
-            broad = isinstance(node, ast.ExceptHandler) and (
-                node.type is None or getattr(node.type, "id", "") in BROAD
-            )
+            broad = isinstance(node, ast.ExceptHandler) and (node.type is None or getattr(node.type, "id", "") in BROAD)
             if broad and not (isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None):
                 found.append(f"{file.relative_to(EVO)}")
     assert found in (["worker.py"], ["llm.py", "worker.py"])

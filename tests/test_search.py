@@ -20,7 +20,7 @@ def finished(run, benchmark, judge=None, **fields):
 
 
 def test_a_search_certifies_a_real_gain(toy, run_of):
-    state, reason = finished(run_of(toy), toy)
+    state, _ = finished(run_of(toy), toy)
     champion = state.champion()
     assert champion is not None and champion.p <= 0.01
     assert champion.low > 0.1

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Protocol
 
 from evo.benchmark import Benchmark, Profile, UserMistake, settings
 from evo.outcome import Outcome
 
+KINDS = ("answer", "training")  # a module of this package each
 WALL_S = 60.0  # a turn's limit where the profile names none
 
 
@@ -28,13 +29,12 @@ class Judge(Protocol):
 @contextmanager
 def open_judge(benchmark: Benchmark, profile: Profile, *, allow_unisolated: bool = False) -> Iterator[Judge]:
     """The judge that a benchmark names, with a sandbox of its own; raises UserMistake or NoIsolation."""
-    from evo.judges import answer, training
     from evo.sandbox import Level, Limits, Sandbox
 
-    kinds: dict[str, ModuleType] = {"answer": answer, "training": training}
-    if benchmark.judge not in kinds:
-        raise UserMistake(f"{benchmark.name}: unknown judge '{benchmark.judge}'; valid are {', '.join(kinds)}")
-    module, where = kinds[benchmark.judge], f"{benchmark.name} [profiles.{profile.name}]"
+    if benchmark.judge not in KINDS:
+        raise UserMistake(f"{benchmark.name}: unknown judge '{benchmark.judge}'; valid are {', '.join(KINDS)}")
+    module = import_module(f"evo.judges.{benchmark.judge}")
+    where = f"{benchmark.name} [profiles.{profile.name}]"
     chosen = settings(module.Settings, profile.settings, where)
     limits = settings(Limits, {"wall_s": WALL_S, **profile.limits}, f"{where}.limits")
     with Sandbox(preload=module.PRELOAD, level=Level(allow_unisolated=allow_unisolated)) as sandbox:
@@ -47,5 +47,3 @@ def open_judge(benchmark: Benchmark, profile: Profile, *, allow_unisolated: bool
 
 def fingerprint_id(found: Mapping[str, str]) -> str:
     return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:10]
-
-

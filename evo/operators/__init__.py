@@ -16,6 +16,7 @@ from evo.genome import Genome, PatchError, Tree, parse_diff
 from evo.operators import bundle, crossover, transplant
 from evo.operators.scene import Draft, Scene
 
+
 def _sweep(scene: Scene, parent: str) -> Draft | None:
     from evo.operators import sweep  # libcst takes a quarter of a second to import; a run's watcher needs none of it
 
@@ -95,7 +96,9 @@ PARENTS: Mapping[str, Callable[..., str | None]] = {
 }
 
 
-def propose(scene: Scene, benchmark: Benchmark, box: deap_base.Toolbox, mix: Mapping[str, float]) -> Proposed | Rejected:
+def propose(
+    scene: Scene, benchmark: Benchmark, box: deap_base.Toolbox, mix: Mapping[str, float]
+) -> Proposed | Rejected:
     """One proposal: an operator by its share, a parent, a draft; other operators where the first has nothing left."""
     order = _ordered(scene.chance, mix)
     for operator in order:
@@ -149,7 +152,8 @@ def allowed(genome: Genome, benchmark: Benchmark) -> None:
 
 def _ordered(chance: Chance, mix: Mapping[str, float]) -> list[str]:
     """All operators, the first drawn by its share and then the next from the rest."""
-    left, order = dict(mix), []
+    left = dict(mix)
+    order: list[str] = []
     while left:
         name = chance.pick(("operator", len(order)), sorted(left), [left[key] for key in sorted(left)])
         order.append(name)

@@ -90,13 +90,17 @@ def with_constants(text: str, values: dict[int, float]) -> str:
         def __init__(self) -> None:
             self.index = -1
 
-        def _turn(self, original: libcst.BaseExpression, updated: libcst.BaseExpression) -> libcst.BaseExpression:
+        def leave_Integer(self, original_node: libcst.Integer, updated_node: libcst.Integer) -> libcst.BaseExpression:
+            return self._turned(updated_node, True)
+
+        def leave_Float(self, original_node: libcst.Float, updated_node: libcst.Float) -> libcst.BaseExpression:
+            return self._turned(updated_node, False)
+
+        def _turned(self, node: libcst.BaseExpression, is_integer: bool) -> libcst.BaseExpression:
             self.index += 1
             if self.index not in values:
-                return updated
-            return libcst.parse_expression(literal(values[self.index], isinstance(original, libcst.Integer)))
-
-        leave_Integer = leave_Float = _turn
+                return node
+            return libcst.parse_expression(literal(values[self.index], is_integer))
 
     return _parsed(text).visit(Turner()).code
 
@@ -131,9 +135,9 @@ def candidates(before: Tree, after: Tree, paths: Sequence[str]) -> Iterator[Cons
         for constant in constants(text, path):
             if not math.isfinite(constant.value) or constant.value == 0:
                 continue
-            if constant.name and constant.name.isupper():
-                yield constant
-            elif constant.line in written and not (constant.is_integer and constant.value in (1, 2)):
+            if (constant.name and constant.name.isupper()) or (
+                constant.line in written and not (constant.is_integer and constant.value in (1, 2))
+            ):
                 yield constant
 
 
