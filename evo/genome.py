@@ -44,10 +44,11 @@ class Patch:
     hypothesis: str = ""
     source: str = ""  # where the idea comes from: a library file, an operator, a model
     hint: str = ""  # the category its author declared: journaled, never used as a cell
+    name: str = field(init=False, compare=False)
 
-    @property
-    def name(self) -> str:
-        return hashlib.sha256("\0".join([self.diff, *self.needs]).encode()).hexdigest()[:10]
+    def __post_init__(self) -> None:
+        text = "\0".join([self.diff, *self.needs])
+        object.__setattr__(self, "name", hashlib.sha256(text.encode()).hexdigest()[:10])
 
     def to_dict(self) -> dict[str, Any]:
         found = {"diff": self.diff, "needs": list(self.needs), "hypothesis": self.hypothesis}
@@ -290,16 +291,17 @@ def merge_trees(ancestor: Tree, ours: Tree, theirs: Tree) -> dict[str, str]:
 
 def build(genome: Genome, base: Tree) -> dict[str, str]:
     """The program of a genome: its patches merged one after the other into the base."""
-    by_name = {patch.name: patch for patch in genome.patches}
-    program = dict(base)
-    for patch in genome.patches:
-        ancestor = _with(tuple(by_name[need] for need in patch.needs), base)
-        program = merge_trees(ancestor, program, apply_diff(patch.diff, ancestor))
-    return program
+    return dict(_built(tuple(sorted(base.items())), genome.patches))
 
 
-def _with(patches: tuple[Patch, ...], base: Tree) -> Tree:
-    return build(Genome("", patches), base) if patches else base
+@lru_cache(maxsize=512)
+def _built(base: tuple[tuple[str, str], ...], patches: tuple[Patch, ...]) -> Tree:
+    # by prefix, because a child differs from its parent in the last patch and the parent was built a moment ago
+    if not patches:
+        return dict(base)
+    *before, last = patches
+    ancestor = _built(base, tuple(patch for patch in before if patch.name in last.needs))
+    return merge_trees(ancestor, _built(base, tuple(before)), apply_diff(last.diff, ancestor))
 
 
 def patch_between(parent: Genome, base: Tree, child: Tree, **words: str) -> Patch:

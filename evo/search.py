@@ -31,7 +31,6 @@ from evo.outcome import Outcome, Status
 from evo.rundir import RunSettings
 
 LOST_LIMIT = 3  # a task that we failed to judge this often is given up
-PROGRAMS_KEPT = 64  # built programs; a large one is 90 KB
 SHORT = 300  # evaluations; shorter runs validate once, at the end, with fewer finalists
 
 
@@ -104,8 +103,8 @@ class State:
         self.lost = 0
         self.loss_reason = ""
         self._open: dict[str, None] = {}  # genomes that wait for their screen
-        self._programs: dict[str, Tree] = {}
         self._next: dict[int, int] = {}
+        self._genomes: dict[str, Genome] = {}
         self._rejected = 0
         self._screened = 0
         self._refold()
@@ -302,14 +301,13 @@ class State:
         """The genome of a name; raises KeyError for one that was never proposed here."""
         if name == self.base.name:
             return self.base
-        return Genome(self.settings.base, tuple(self.patches[patch] for patch in self.proposals[name].patches))
+        if name not in self._genomes:
+            patches = tuple(self.patches[patch] for patch in self.proposals[name].patches)
+            self._genomes[name] = Genome(self.settings.base, patches)
+        return self._genomes[name]
 
     def program(self, own: Genome) -> Tree:
-        if own.name not in self._programs:
-            if len(self._programs) >= PROGRAMS_KEPT:
-                self._programs.clear()
-            self._programs[own.name] = genome.build(own, self.base_tree)
-        return self._programs[own.name]
+        return genome.build(own, self.base_tree)
 
     def verdicts_of(self, name: str) -> list[tuple[int, Certified | Refuted]]:
         return [(key[0], verdict) for key, (_, verdict) in self.verdicts.items() if key[1] == name]

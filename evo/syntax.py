@@ -58,13 +58,17 @@ def identity(tree: Tree, *, ignore_seeds: bool = False) -> str:
 
 @lru_cache(maxsize=4096)
 def _file_identity(text: str, is_python: bool, ignore_seeds: bool) -> str:
-    if is_python:
-        try:
-            module = ast.parse(text)
-        except (SyntaxError, ValueError):
-            return text
-        return _normal_form(module, ignore_seeds)
-    return text
+    module = _parsed(text) if is_python else None
+    return text if module is None else _normal_form(module, ignore_seeds)
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> ast.Module | None:
+    """The syntax tree, to be read only; None for a text that does not parse."""
+    try:
+        return ast.parse(text)
+    except (SyntaxError, ValueError):
+        return None
 
 
 def _normal_form(module: ast.Module, ignore_seeds: bool) -> str:
@@ -146,9 +150,8 @@ def changed_paths(before: Tree, after: Tree) -> list[str]:
 def _file_footprint(before: str, after: str, is_python: bool) -> Footprint:
     if not is_python:
         return Footprint.LOCAL
-    try:
-        old, new = ast.parse(before), ast.parse(after)
-    except (SyntaxError, ValueError):
+    old, new = _parsed(before), _parsed(after)
+    if old is None or new is None:
         return Footprint.LOCAL
     had = _definitions(old)
     added = {name: node for name, node in _definitions(new).items() if name not in had}
@@ -156,7 +159,7 @@ def _file_footprint(before: str, after: str, is_python: bool) -> Footprint:
         return Footprint.KERNEL
     if added:
         return Footprint.STRUCTURAL
-    return Footprint.CONSTANTS if _without_numbers(old) == _without_numbers(new) else Footprint.LOCAL
+    return Footprint.CONSTANTS if _without_numbers(before) == _without_numbers(after) else Footprint.LOCAL
 
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -186,8 +189,9 @@ class _BlankNumbers(ast.NodeTransformer):
         return node.operand if isinstance(node.operand, ast.Constant) and isinstance(node.op, ast.USub) else node
 
 
-def _without_numbers(module: ast.Module) -> str:
-    return ast.dump(_BlankNumbers().visit(module))
+@lru_cache(maxsize=64)
+def _without_numbers(text: str) -> str:
+    return ast.dump(_BlankNumbers().visit(ast.parse(text)))
 
 
 # --- category ------------------------------------------------------------------------------------------------------
@@ -223,9 +227,8 @@ Leaf = tuple[str, tuple[str, ...]]  # identifier or value, and the names of the 
 
 
 def _leaves(text: str, lines: set[int]) -> Iterator[Leaf]:
-    try:
-        module = ast.parse(text)
-    except (SyntaxError, ValueError):
+    module = _parsed(text)
+    if module is None:
         return
     pending: list[tuple[ast.AST, tuple[str, ...]]] = [(module, ())]
     while pending:

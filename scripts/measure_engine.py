@@ -21,6 +21,7 @@ from pathlib import Path
 
 from evo import benchmark as benchmarks
 from evo import worker
+from evo.genome import Genome, Patch, patch_between
 from evo.outcome import Outcome
 from evo.rundir import RunDir, RunSettings
 
@@ -79,6 +80,13 @@ def disk(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
+def techniques(benchmark: benchmarks.Benchmark) -> list[Patch]:
+    """A library for the trivial program, so that operators come in their ordinary mix."""
+    text, base = benchmark.base["solve.py"], Genome(benchmark.base_hash)
+    edits = [(f"SETTING_{i} = {i + 3}.5", f"SETTING_{i} = {value}.25") for i in range(12) for value in (1, 6, 8)]
+    return [patch_between(base, benchmark.base, {"solve.py": text.replace(*edit)}) for edit in edits]
+
+
 def measure(evaluations: int, real: bool) -> None:
     with tempfile.TemporaryDirectory() as place:
         root = Path(place) / "trivial"
@@ -98,6 +106,7 @@ def measure(evaluations: int, real: bool) -> None:
         crew = worker.join(run, role="both", minutes=None, allow_unisolated=False)
         if not real:
             crew.open_judge = instant
+        crew.library = techniques(benchmark)
         crew.state.extend(crew.journals.new_entries())
         marks = [m for m in (100, 300, 1000, 2000, 5000, 10_000) if m <= evaluations]
         done, before, began = 0, cpu(), time.monotonic()

@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--slope", type=float, required=True)
     parser.add_argument("--window", type=int, default=64)
     parser.add_argument("--windows", type=int, default=1024)
-    parser.add_argument("--train-tokens", type=int, default=400_000)
+    parser.add_argument("--train-tokens", type=int, help="the first ones; all by default")
     asked = parser.parse_args()
     text = corpus.load()
     stream = text.train[: asked.train_tokens].astype(np.int64)

@@ -59,11 +59,11 @@ SWEEP: Sequence[Mapping[str, float]] = [
     {"model.WEIGHT_STD": 0.025},
     {"model.WEIGHT_STD": 0.1},
     {"model.HEADS": 4},
-    {"model.MLP_RATIO": 4, "train.STEPS": 280},
-    {"train.BATCH": 8, "train.STEPS": 520},
-    {"model.WIDTH": 32, "train.STEPS": 500},
-    {"model.WIDTH": 96, "model.HEADS": 3, "train.STEPS": 210},
-    {"model.LAYERS": 2, "train.STEPS": 210},
+    {"model.MLP_RATIO": 4, "train.STEPS": 235},
+    {"train.BATCH": 8, "train.STEPS": 430},
+    {"model.WIDTH": 32, "train.STEPS": 415},
+    {"model.WIDTH": 96, "model.HEADS": 3, "train.STEPS": 175},
+    {"model.LAYERS": 2, "train.STEPS": 175},
 ]
 
 
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("constants", nargs="*", help="FILE.NAME=VALUE")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--windows", type=int, default=1024, help="validation windows")
-    parser.add_argument("--train-tokens", type=int, default=400_000)
+    parser.add_argument("--train-tokens", type=int, help="the first ones; all by default")
     asked = parser.parse_args()
     constants = {key: ast.literal_eval(value) for key, value in (c.split("=") for c in asked.constants)}
     if unknown := [key for key in constants if key not in BASE]:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from evo.genome import Genome, union
 from evo.operators.scene import Draft, Scene
-from evo.operators.transplant import fits
+from evo.operators.transplant import addable, fits
 
-ATTEMPTS = 30  # pairs looked at; a library of n has n (n - 1) / 2
+ATTEMPTS = 10  # pairs looked at; a library of n has n (n - 1) / 2
 
 
 def propose(scene: Scene, parent: str) -> Draft | None:
-    """The parent with an untried pair of library patches that fit it, or None."""
+    """The parent with an untried pair of library patches that fit it and each other, or None."""
     own = scene.genome(parent)
-    free = [patch for patch in scene.library if patch.name not in own]
-    for pair in scene.chance.shuffled("pair", list(combinations(free, 2)))[:ATTEMPTS]:
-        child = union(own, Genome(own.base, pair))
-        if not scene.tried.has_set([p.name for p in child.patches]) and fits(scene, child):
+    names = [patch.name for patch in own.patches]
+    for one, two in scene.chance.shuffled("pair", list(combinations(addable(scene, own), 2)))[:ATTEMPTS]:
+        child = own.with_patch(one).with_patch(two)
+        if not scene.tried.has_set([*names, one.name, two.name]) and fits(scene, child):
             return Draft((parent,), child)
     return None

@@ -12,7 +12,11 @@ from evo.operators.transplant import fits
 def propose(scene: Scene, parent: str) -> Draft | None:
     """The parent crossed with another member of the front that fits it; None where every union was tried."""
     own = scene.genome(parent)
-    others = [name for name in scene.archive.front() if name not in (parent, scene.archive.base)]
+    others = [
+        name
+        for name in scene.archive.front()
+        if name not in (parent, scene.archive.base) and (parent, "with", name) not in scene.tried.spent
+    ]
     while others:
         weights = [math.exp(scene.archive.posterior(name)) for name in others]
         mate = scene.chance.pick(("mate", len(others)), others, weights)
@@ -20,4 +24,5 @@ def propose(scene: Scene, parent: str) -> Draft | None:
         child = union(own, scene.genome(mate))
         if not scene.tried.has_set([p.name for p in child.patches]) and fits(scene, child):
             return Draft((parent, mate), child)
+        scene.tried.spent.add((parent, "with", mate))
     return None

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from evo.genome import Genome, PatchError, union
+from evo.genome import Genome, Patch, PatchError
 from evo.operators.scene import Draft, Scene
 
 
 def propose(scene: Scene, parent: str) -> Draft | None:
     """The parent with an untried library patch that fits it, or None."""
     own = scene.genome(parent)
-    for patch in scene.chance.shuffled("technique", scene.library):
-        if patch.name in own:
-            continue
-        child = union(own, Genome(own.base, (patch,)))
-        if not scene.tried.has_set([p.name for p in child.patches]) and fits(scene, child):
-            return Draft((parent,), child)
+    names = [patch.name for patch in own.patches]
+    for patch in scene.chance.shuffled("technique", addable(scene, own)):
+        if not scene.tried.has_set([*names, patch.name]):
+            return Draft((parent,), own.with_patch(patch))
     return None
+
+
+def addable(scene: Scene, own: Genome) -> list[Patch]:
+    """Techniques that a genome lacks and that merge into it. Misfits are remembered: they stay misfits."""
+    found = []
+    for patch in scene.library:
+        move = (own.name, patch.name)
+        if patch.name in own or move in scene.tried.spent:
+            continue
+        if fits(scene, own.with_patch(patch)):
+            found.append(patch)
+        else:
+            scene.tried.spent.add(move)
+    return found
 
 
 def fits(scene: Scene, child: Genome) -> bool:

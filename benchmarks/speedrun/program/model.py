@@ -14,7 +14,6 @@ ROTARY_BASE = 10_000.0
 NORM_EPS = 1e-5
 EMBEDDING_STD = 1.0
 WEIGHT_STD = 0.05
-HEAD_STD = 0.02
 
 
 def norm(x: Tensor, weight: Tensor) -> Tensor:
@@ -86,7 +85,7 @@ class GPT(nn.Module):
     def initialize(self) -> None:
         """Normal weights; as in GPT-2, what writes into the residual stream is scaled down by the number of writers."""
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
-        nn.init.normal_(self.head.weight, std=HEAD_STD)
+        nn.init.zeros_(self.head.weight)
         for block in self.blocks:
             for reader in (block.attention.qkv, block.mlp.up):
                 nn.init.normal_(reader.weight, std=WEIGHT_STD)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from model import GPT
 from torch import Tensor, nn
 
-STEPS = 300
+STEPS = 250
 BATCH = 16  # windows
 EMBEDDING_RATE = 0.2
 HEAD_RATE = 0.03
