@@ -39,10 +39,9 @@ sd = 0.1
 df = 30
 typical_gain = 0.1
 """
-PROGRAM = '"""Twelve numbers, to be turned one at a time."""\n\n' + "".join(
-    f"SETTING_{i} = {i + 3}.5\n" for i in range(12)
-)
-PROGRAM += "\n\ndef solve():\n    return [SETTING_0, SETTING_1, SETTING_2, SETTING_3, SETTING_4, SETTING_5]\n"
+NAMES = [f"S{i}" for i in range(36)]
+PROGRAM = "".join(f"{name} = {3 + i % 9}.5\n" for i, name in enumerate(NAMES))
+PROGRAM += f"\n\ndef solve():\n    return [{', '.join(NAMES)}]\n"
 VERIFY = "def verify(answer):\n    return sum((value - 7) ** 2 for value in answer) + 1\n"
 
 
@@ -83,7 +82,7 @@ def disk(folder: Path) -> int:
 def techniques(benchmark: benchmarks.Benchmark) -> list[Patch]:
     """A library for the trivial program, so that operators come in their ordinary mix."""
     text, base = benchmark.base["solve.py"], Genome(benchmark.base_hash)
-    edits = [(f"SETTING_{i} = {i + 3}.5", f"SETTING_{i} = {value}.25") for i in range(12) for value in (1, 6, 8)]
+    edits = [(f"{name} = {3 + i % 9}.5\n", f"{name} = {v}.25\n") for i, name in enumerate(NAMES) for v in (1, 6, 8)]
     return [patch_between(base, benchmark.base, {"solve.py": text.replace(*edit)}) for edit in edits]
 
 
