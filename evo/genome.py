@@ -107,10 +107,14 @@ def union(*genomes: Genome) -> Genome:
 def hunks_between(before: str, after: str) -> tuple[Hunk, ...]:
     """The changes from one text to another; kept, because a search compares the same few texts over and over."""
     a, b = _lines(before), _lines(after)
-    matcher = difflib.SequenceMatcher(None, a, b, autojunk=False)
-    return tuple(
-        Hunk(i1, tuple(a[i1:i2]), tuple(b[j1:j2])) for tag, i1, i2, j1, j2 in matcher.get_opcodes() if tag != "equal"
-    )
+    found = []
+    for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        if tag == "replace" and i2 - i1 == j2 - j1:
+            # line by line, so that settings in neighbouring lines stay separate changes
+            found += [Hunk(i1 + n, (a[i1 + n],), (b[j1 + n],)) for n in range(i2 - i1)]
+        elif tag != "equal":
+            found.append(Hunk(i1, tuple(a[i1:i2]), tuple(b[j1:j2])))
+    return tuple(found)
 
 
 def diff_trees(before: Tree, after: Tree) -> str:

@@ -17,8 +17,9 @@ def propose(scene: Scene, parent: str) -> Draft | None:
         for name in scene.archive.front()
         if name not in (parent, scene.archive.base) and (parent, "with", name) not in scene.tried.spent
     ]
+    best = max((scene.archive.posterior(name) for name in others), default=0.0)
     while others:
-        weights = [math.exp(scene.archive.posterior(name)) for name in others]
+        weights = [math.exp(scene.archive.posterior(name) - best) for name in others]
         mate = scene.chance.pick(("mate", len(others)), others, weights)
         others.remove(mate)
         child = union(own, scene.genome(mate))
