@@ -67,9 +67,11 @@ class Genome:
     base: str  # hash of the base program
     patches: tuple[Patch, ...] = ()
     name: str = field(init=False)
+    names: frozenset[str] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        text = "\0".join([self.base, *sorted(patch.name for patch in self.patches)])
+        object.__setattr__(self, "names", frozenset(patch.name for patch in self.patches))
+        text = "\0".join([self.base, *sorted(self.names)])
         object.__setattr__(self, "name", hashlib.sha256(text.encode()).hexdigest()[:12])
         have: set[str] = set()
         for patch in self.patches:
@@ -78,7 +80,7 @@ class Genome:
             have.add(patch.name)
 
     def __contains__(self, patch: str) -> bool:
-        return any(own.name == patch for own in self.patches)
+        return patch in self.names
 
     def with_patch(self, patch: Patch) -> Genome:
         return Genome(self.base, (*self.patches, patch))

@@ -58,6 +58,8 @@ def identity(tree: Tree, *, ignore_seeds: bool = False) -> str:
 
 @lru_cache(maxsize=4096)
 def _file_identity(text: str, is_python: bool, ignore_seeds: bool) -> str:
+    if ignore_seeds and "seed" not in text.lower():
+        return _file_identity(text, is_python, False)
     module = _parsed(text) if is_python else None
     return text if module is None else _normal_form(module, ignore_seeds)
 
@@ -227,20 +229,27 @@ Leaf = tuple[str, tuple[str, ...]]  # identifier or value, and the names of the 
 
 
 def _leaves(text: str, lines: set[int]) -> Iterator[Leaf]:
+    return (leaf for line, leaf in _all_leaves(text) if line in lines)
+
+
+@lru_cache(maxsize=16)
+def _all_leaves(text: str) -> Sequence[tuple[int, Leaf]]:
     module = _parsed(text)
     if module is None:
-        return
+        return ()
+    found: list[tuple[int, Leaf]] = []
     pending: list[tuple[ast.AST, tuple[str, ...]]] = [(module, ())]
     while pending:
         node, scopes = pending.pop()
         if isinstance(node, ast.Assign) and not scopes:
             scopes = tuple(t.id for t in node.targets if isinstance(t, ast.Name))  # a setting's name is its scope
         here = (node.name, *scopes) if isinstance(node, Definition) else scopes
-        if getattr(node, "lineno", None) in lines:
-            yield from ((name, here) for name in _identifiers(node))
+        if (line := getattr(node, "lineno", None)) is not None:
+            found += [(line, (name, here)) for name in _identifiers(node)]
             if isinstance(node, ast.Constant):
-                yield repr(node.value), here
+                found.append((line, (repr(node.value), here)))
         pending.extend((child, here) for child in ast.iter_child_nodes(node))
+    return found
 
 
 def _identifiers(node: ast.AST) -> tuple[str, ...]:

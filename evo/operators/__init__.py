@@ -13,14 +13,8 @@ from evo.benchmark import Benchmark
 from evo.chance import Chance
 from evo.events import Proposed, Rejected
 from evo.genome import Genome, PatchError, Tree, parse_diff
-from evo.operators import bundle, crossover, transplant
+from evo.operators import bundle, crossover, sweep, transplant
 from evo.operators.scene import Draft, Scene
-
-
-def _sweep(scene: Scene, parent: str) -> Draft | None:
-    from evo.operators import sweep  # libcst takes a quarter of a second to import; a run's watcher needs none of it
-
-    return sweep.propose(scene, parent)
 
 
 # shares of proposals without a model: transplant takes improve's and mutate's part (.52 + .16)
@@ -28,7 +22,7 @@ MIX: Mapping[str, float] = {"transplant": 0.68, "crossover": 0.14, "sweep": 0.11
 OPERATORS: Mapping[str, Callable[[Scene, str], Draft | None]] = {
     "transplant": transplant.propose,
     "crossover": crossover.propose,
-    "sweep": _sweep,
+    "sweep": sweep.propose,
     "bundle": bundle.propose,
 }
 

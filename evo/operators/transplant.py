@@ -8,11 +8,14 @@ from evo.operators.scene import Draft, Scene
 
 def propose(scene: Scene, parent: str) -> Draft | None:
     """The parent with an untried library patch that fits it, or None."""
+    if ("transplant", parent) in scene.tried.spent:
+        return None
     own = scene.genome(parent)
     names = [patch.name for patch in own.patches]
     for patch in scene.chance.shuffled("technique", addable(scene, own)):
         if not scene.tried.has_set([*names, patch.name]):
             return Draft((parent,), own.with_patch(patch))
+    scene.tried.spent.add(("transplant", parent))
     return None
 
 
