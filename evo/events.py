@@ -64,6 +64,7 @@ class Rejected:
     operator: str
     parents: tuple[str, ...]
     reason: str
+    patches: tuple[str, ...] = ()  # what was rejected, so that it is not proposed again
     usd: float = 0.0
 
 

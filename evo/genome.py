@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -139,12 +139,18 @@ def diff_trees(before: Tree, after: Tree) -> str:
     return "".join(parts)
 
 
-@lru_cache(maxsize=512)
-def parse_diff(diff: str) -> Mapping[str, tuple[Hunk, ...]]:
-    """Reads a strict unified diff into hunks per file, the unchanged lines trimmed from their ends.
+@dataclass(frozen=True)
+class FileDiff:
+    """What a unified diff does to one file: its changes, and the lines it expects to find around and in them."""
 
-    Raises PatchError; forgiving readings of what a model wrote are `evo.operators.edits`' business.
-    """
+    creates: bool
+    expected: tuple[tuple[int, tuple[str, ...]], ...]  # 0-based position, lines
+    hunks: tuple[Hunk, ...]
+
+
+@lru_cache(maxsize=512)
+def parse_diff(diff: str) -> Mapping[str, FileDiff]:
+    """Reads a strict unified diff. Raises PatchError; forgiving readings of what a model wrote are not made here."""
     from unidiff import PatchSet
     from unidiff.errors import UnidiffParseError
 
@@ -152,42 +158,35 @@ def parse_diff(diff: str) -> Mapping[str, tuple[Hunk, ...]]:
         files = PatchSet.from_string(diff)
     except UnidiffParseError as error:
         raise PatchError(f"not a valid unified diff: {error}") from error
-    found: dict[str, tuple[Hunk, ...]] = {}
+    found: dict[str, FileDiff] = {}
     for file in files:
         if file.is_rename or file.is_binary_file:
             raise PatchError(f"{file.path}: renames and binary files cannot be patched; delete and add text instead")
-        hunks: list[Hunk] = []
+        expected, hunks = [], []
         for part in file:
-            position, run_start = part.source_start - (1 if part.source_length else 0), None
-            before: list[str] = []
-            after: list[str] = []
-            last_type = " "
-            for line in part:
-                if line.line_type == "\\":
-                    _strip_last_newline(before, after, last_type)
-                    continue
-                if line.line_type == " ":
-                    if run_start is not None:
-                        hunks.append(Hunk(run_start, tuple(before), tuple(after)))
-                        before, after, run_start = [], [], None
-                    position += 1
-                else:
-                    run_start = position if run_start is None else run_start
-                    (before if line.line_type == "-" else after).append(line.value)
-                    position += line.line_type == "-"
-                last_type = line.line_type
-            if run_start is not None:
-                hunks.append(Hunk(run_start, tuple(before), tuple(after)))
-        found[file.path] = tuple(hunks)
+            start = part.source_start - (1 if part.source_length else 0)
+            old = _side(part, " -")
+            expected.append((start, tuple(old)))
+            hunks += [
+                replace(h, start=h.start + start) for h in hunks_between("".join(old), "".join(_side(part, " +")))
+            ]
+        found[file.path] = FileDiff(file.is_added_file, tuple(expected), tuple(hunks))
     if not found:
         raise PatchError("expected a unified diff with at least one file, found none")
     return found
 
 
-def _strip_last_newline(before: list[str], after: list[str], last_type: str) -> None:
-    side = before if last_type == "-" else after
-    if last_type in "+-" and side:
-        side[-1] = side[-1].removesuffix("\n")
+def _side(part: Any, kinds: str) -> list[str]:
+    """The lines of one side of a hunk; a line that ends its file without a newline keeps that."""
+    lines: list[str] = []
+    last = ""
+    for line in part:
+        if line.line_type == "\\" and last in kinds and lines:
+            lines[-1] = lines[-1].removesuffix("\n")
+        elif line.line_type in kinds:
+            lines.append(line.value)
+        last = line.line_type
+    return lines
 
 
 def _lines(text: str) -> list[str]:
@@ -207,7 +206,18 @@ def apply_hunks(text: str, hunks: Sequence[Hunk], path: str = "") -> str:
     return "".join(lines)
 
 
-_applied = lru_cache(maxsize=1024)(apply_hunks)
+@lru_cache(maxsize=1024)
+def _applied(text: str, change: FileDiff, path: str) -> str:
+    lines = _lines(text)
+    for start, expected in change.expected:
+        found = tuple(lines[start : start + len(expected)])
+        for offset, line in enumerate(expected):
+            if offset >= len(found) or found[offset] != line:
+                at = f"{path} line {start + offset + 1}"
+                raise PatchError(
+                    f"{at}: expected {_shown((line,))}, found {_shown(found[offset:])}; make the diff anew"
+                )
+    return apply_hunks(text, change.hunks, path)
 
 
 def _shown(lines: Sequence[str]) -> str:
@@ -217,8 +227,11 @@ def _shown(lines: Sequence[str]) -> str:
 def apply_diff(diff: str, tree: Tree) -> dict[str, str]:
     """The tree after a diff that was written against exactly this tree."""
     result = dict(tree)
-    for path, hunks in parse_diff(diff).items():
-        text = _applied(tree.get(path, ""), hunks, path)
+    for path, change in parse_diff(diff).items():
+        if change.creates == (path in tree):
+            expected = "no such file" if change.creates else "the file"
+            raise PatchError(f"{path}: expected {expected}, found {'one' if change.creates else 'none'}")
+        text = _applied(tree.get(path, ""), change, path)
         if text or path not in tree:
             result[path] = text
         else:

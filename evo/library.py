@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evo.benchmark import Benchmark, UserMistake
-from evo.genome import Patch, PatchError, apply_diff
+from evo.genome import Patch, PatchError, apply_diff, parse_diff
 
 SHIPPED = Path(__file__).resolve().parent.parent / "genomes"
 HEADERS = ("benchmark", "hypothesis", "source", "effect", "verdict")
@@ -59,5 +59,6 @@ def fitting(benchmark: Benchmark, folder: Path = SHIPPED) -> list[Patch]:
             apply_diff(technique.patch.diff, benchmark.base)
         except PatchError:
             continue  # written for another program
-        found.append(technique.patch)
+        if all(benchmark.is_editable(path) for path in parse_diff(technique.patch.diff)):
+            found.append(technique.patch)
     return found

@@ -19,6 +19,10 @@ class Tried:
         self._identities.setdefault(identity, genome)
         self._seedless.setdefault(seedless, genome)
 
+    def refuse(self, patches: Sequence[str]) -> None:
+        """Remembers a rejected proposal: what was no good once is not proposed again."""
+        self._sets.setdefault(frozenset(patches), "a rejected proposal")
+
     def has_set(self, patches: Sequence[str]) -> bool:
         return frozenset(patches) in self._sets
 

@@ -171,6 +171,8 @@ class State:
     def _register(self, event: Proposed | Rejected) -> None:
         if isinstance(event, Rejected):
             self._rejected += 1
+            if event.patches:
+                self.tried.refuse(event.patches)
             return
         name = event.genome
         first = self.proposals.get(name)

@@ -21,7 +21,6 @@ from pathlib import Path
 
 from evo import benchmark as benchmarks
 from evo import worker
-from evo.genome import Genome, Patch, patch_between
 from evo.outcome import Outcome
 from evo.rundir import RunDir, RunSettings
 
@@ -39,7 +38,7 @@ sd = 0.1
 df = 30
 typical_gain = 0.1
 """
-NAMES = [f"S{i}" for i in range(36)]
+NAMES = [f"S{i}" for i in range(8)]
 PROGRAM = "".join(f"{name} = {3 + i % 9}.5\n" for i, name in enumerate(NAMES))
 PROGRAM += f"\n\ndef solve():\n    return [{', '.join(NAMES)}]\n"
 VERIFY = "def verify(answer):\n    return sum((value - 7) ** 2 for value in answer) + 1\n"
@@ -79,13 +78,6 @@ def disk(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def techniques(benchmark: benchmarks.Benchmark) -> list[Patch]:
-    """A library for the trivial program, so that operators come in their ordinary mix."""
-    text, base = benchmark.base["solve.py"], Genome(benchmark.base_hash)
-    edits = [(f"{name} = {3 + i % 9}.5\n", f"{name} = {v}.25\n") for i, name in enumerate(NAMES) for v in (1, 6, 8)]
-    return [patch_between(base, benchmark.base, {"solve.py": text.replace(*edit)}) for edit in edits]
-
-
 def measure(evaluations: int, real: bool) -> None:
     with tempfile.TemporaryDirectory() as place:
         root = Path(place) / "trivial"
@@ -105,7 +97,6 @@ def measure(evaluations: int, real: bool) -> None:
         crew = worker.join(run, role="both", minutes=None, allow_unisolated=False)
         if not real:
             crew.open_judge = instant
-        crew.library = techniques(benchmark)
         crew.state.extend(crew.journals.new_entries())
         marks = [m for m in (100, 300, 1000, 2000, 5000, 10_000) if m <= evaluations]
         done, before, began = 0, cpu(), time.monotonic()

@@ -116,12 +116,12 @@ def settle(scene: Scene, benchmark: Benchmark, operator: str, draft: Draft) -> P
             if path.endswith(".py"):
                 compile(text, path, "exec", dont_inherit=True)
     except PatchError as error:
-        return Rejected(*slot, operator, draft.parents, str(error))
+        return Rejected(*slot, operator, draft.parents, str(error), patches)
     except (SyntaxError, ValueError) as error:
-        return Rejected(*slot, operator, draft.parents, f"does not parse: {error}")
+        return Rejected(*slot, operator, draft.parents, f"does not parse: {error}", patches)
     identity, seedless = syntax.identity(program), syntax.identity(program, ignore_seeds=True)
     if scene.novel and (objection := scene.tried.objection(patches, identity, seedless)):
-        return Rejected(*slot, operator, draft.parents, objection)
+        return Rejected(*slot, operator, draft.parents, objection, patches)
     return Proposed(
         *slot,
         operator,

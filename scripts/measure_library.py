@@ -1,0 +1,293 @@
+"""Measures the technique library and writes what it found into the patches' headers.
+
+    python scripts/measure_library.py measure --pairs 3            every technique that has fewer than 3 pairs
+    python scripts/measure_library.py measure --pairs 6 muon       more pairs for one
+    python scripts/measure_library.py with bigram_residual muon    every technique once on top of each of these
+    python scripts/measure_library.py write                        the header lines anew, from the results so far
+    python scripts/measure_library.py show                         tables: effects, combinations, conflicts
+    python scripts/measure_library.py rebase OLD_PROGRAM_FOLDER    moves the patches to a base that has changed
+
+A pair is the technique and the base on one seed, one shortly after the other, because CPU seconds drift with what else
+the machine does. Two techniques share the base runs around them: base, first, second, base. Each is compared with the
+geometric mean of both. Results are JSON lines, appended; a patch whose diff has changed starts again at none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import os
+import statistics
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from evo import benchmark as benchmarks  # noqa: E402
+from evo import library  # noqa: E402
+from evo.benchmark import Benchmark  # noqa: E402
+from evo.chance import number  # noqa: E402
+from evo.genome import Genome, Patch, PatchError, Tree, apply_diff, build, diff_trees, merge_trees  # noqa: E402
+from evo.judges import Judge, open_judge  # noqa: E402
+from evo.library import Technique  # noqa: E402
+from evo.outcome import Outcome  # noqa: E402
+
+BASE = "base"
+CLEAR = 2.0  # standard errors; a mean nearer to 0 than that is called no effect
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One seed: how much better than the base beside it; times as log-ratios, L as a difference."""
+
+    patches: tuple[str, ...]  # names of patches, that is hashes of their diffs
+    seed: int
+    gain: float | None  # None: the program did not pass
+    d_loss: float = 0.0
+    d_time: float = 0.0
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Effect:
+    pairs: Sequence[Pair]
+
+    def mean(self, name: str) -> float:
+        return statistics.fmean(getattr(pair, name) for pair in self.pairs)
+
+    def error(self, name: str, sd: float) -> float:
+        """Of the mean. `sd` is pooled over all techniques: three pairs say little about their own spread."""
+        own = statistics.stdev(getattr(p, name) for p in self.pairs) if len(self.pairs) > 1 else sd
+        return max(sd, own) / math.sqrt(len(self.pairs))
+
+
+# --- results -------------------------------------------------------------------------------------------------------
+
+
+def read(file: Path) -> list[Pair]:
+    if not file.is_file():
+        return []
+    rows = (json.loads(line) for line in file.read_text().splitlines())
+    return [Pair(**{**row, "patches": tuple(row["patches"])}) for row in rows]
+
+
+def append(file: Path, pair: Pair) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as out:
+        out.write(json.dumps({key: value for key, value in vars(pair).items() if value is not None}) + "\n")
+
+
+def effects(pairs: Sequence[Pair]) -> dict[tuple[str, ...], Effect]:
+    found = defaultdict(list)
+    for pair in pairs:
+        found[pair.patches].append(pair)
+    return {key: Effect(own) for key, own in found.items()}
+
+
+def pooled(found: Mapping[tuple[str, ...], Effect], name: str) -> float:
+    """The sd of one pair around its technique's mean, over all techniques with two pairs or more."""
+    squares, freedom = 0.0, 0
+    for effect in found.values():
+        values = [getattr(p, name) for p in effect.pairs if p.gain is not None]
+        if len(values) > 1:
+            squares += statistics.variance(values) * (len(values) - 1)
+            freedom += len(values) - 1
+    return math.sqrt(squares / freedom) if freedom else math.nan
+
+
+# --- measuring -----------------------------------------------------------------------------------------------------
+
+
+def compared(benchmark: Benchmark, patches: tuple[str, ...], seed: int, own: Outcome, bases: Sequence[Outcome]) -> Pair:
+    if own.score is None:
+        return Pair(patches, seed, None, detail=f"{own.status.value}: {own.detail}")
+    if any(base.score is None for base in bases):
+        sys.exit(f"the base does not pass: {bases[0].detail or bases[-1].detail}; nothing can be compared with it")
+
+    def against_base(measure: str) -> float:
+        return math.log(own.measures[measure]) - statistics.fmean(math.log(b.measures[measure]) for b in bases)
+
+    gain = statistics.fmean(benchmark.objective.gain_over(base.score or 0.0, own.score) for base in bases)
+    return Pair(patches, seed, gain, own.measures["loss"] - bases[0].measures["loss"], against_base("seconds"))
+
+
+def measure(
+    benchmark: Benchmark, judge: Judge, wanted: Sequence[tuple[Genome, int]], results: Path, label: Mapping[str, str]
+) -> None:
+    """Judges every (genome, number of the seed), two of one seed between runs of the base."""
+    base = Genome(benchmark.base_hash)
+
+    def judged(genome: Genome, seed: int) -> Outcome:
+        with tempfile.TemporaryDirectory(prefix="evo-program-") as folder:
+            benchmarks.write_tree(build(genome, benchmark.base), Path(folder))
+            return judge.judge(Path(folder), stage="library", seed=number("library", seed) % 2**31)
+
+    for seed, group in itertools.groupby(sorted(wanted, key=lambda pair: pair[1]), key=lambda pair: pair[1]):
+        before = judged(base, seed)
+        for two in batched([genome for genome, _ in group], 2):
+            outcomes = [judged(genome, seed) for genome in two]
+            after = judged(base, seed)
+            for genome, outcome in zip(two, outcomes):
+                names = tuple(patch.name for patch in genome.patches)
+                pair = compared(benchmark, names, seed, outcome, (before, after))
+                append(results, pair)
+                title = " + ".join(label[name] for name in names)
+                what = pair.detail[-300:] if pair.gain is None else f"gain {pair.gain:+.3f}  dL {pair.d_loss:+.4f}"
+                print(f"seed {seed}  {title:50} {what}  dt {100 * math.expm1(pair.d_time):+.0f}%", flush=True)
+            before = after
+
+
+def batched(items: Sequence[Genome], size: int) -> Iterator[Sequence[Genome]]:
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
+
+
+def missing(pairs: Sequence[Pair], genomes: Sequence[Genome], count: int) -> list[tuple[Genome, int]]:
+    have = {(pair.patches, pair.seed) for pair in pairs}
+    return [
+        (genome, seed)
+        for seed in range(1, count + 1)
+        for genome in genomes
+        if (tuple(patch.name for patch in genome.patches), seed) not in have
+    ]
+
+
+def combines(benchmark: Benchmark, *patches: Patch) -> bool:
+    try:
+        build(Genome(benchmark.base_hash, patches), benchmark.base)
+    except PatchError:
+        return False
+    return True
+
+
+# --- writing -------------------------------------------------------------------------------------------------------
+
+
+def device() -> str:
+    return f"{os.cpu_count()}-core x86 VM, one thread, other work beside it"
+
+
+def words(effect: Effect, sd: Mapping[str, float]) -> tuple[str, str]:
+    """The two header lines' texts; what they say follows from the numbers alone."""
+    n = len(effect.pairs)
+    if failed := [pair for pair in effect.pairs if pair.gain is None]:
+        return f"does not pass, n = {n}: {' '.join(failed[0].detail.split())[:160]}", "fails"
+    gain, gain_error = effect.mean("gain"), effect.error("gain", sd["gain"])
+    time, time_error = effect.mean("d_time"), effect.error("d_time", sd["d_time"])
+    text = (
+        f"log gain {gain:+.3f} +- {gain_error:.3f} in equivalent seconds ({100 * math.expm1(-gain):+.0f}% of them), "
+        f"dL {effect.mean('d_loss'):+.4f} +- {effect.error('d_loss', sd['d_loss']):.4f} bits per byte, "
+        f"dt {100 * math.expm1(time):+.1f}% +- {100 * time_error:.1f}%; "
+        f"n = {n} pairs, mean and standard error; {device()}"
+    )
+    if abs(gain) < CLEAR * gain_error:
+        return text, "no effect beyond the noise"
+    return text, "helps" if gain > 0 else "harmful"
+
+
+def rewrite(technique: Technique, effect: str, verdict: str, diff: str | None = None) -> None:
+    header, _, old_diff = technique.file.read_text().partition("\n---\n")
+    kept = [line for line in header.splitlines() if not line.startswith(("effect:", "verdict:", " "))]
+    kept += [f"effect: {effect}", f"verdict: {verdict}"] if effect else []
+    technique.file.write_text("\n".join(kept) + "\n---\n" + (old_diff if diff is None else diff))
+
+
+def write(pairs: Sequence[Pair]) -> None:
+    found = effects(pairs)
+    sd = {name: pooled(singles(found), name) for name in ("gain", "d_loss", "d_time")}
+    for technique in library.load():
+        if effect := found.get((technique.patch.name,)):
+            rewrite(technique, *words(effect, sd))
+
+
+def singles(found: Mapping[tuple[str, ...], Effect]) -> dict[tuple[str, ...], Effect]:
+    return {key: effect for key, effect in found.items() if len(key) == 1}
+
+
+def show(benchmark: Benchmark, pairs: Sequence[Pair]) -> None:
+    techniques = library.load()
+    found = effects(pairs)
+    alone = {key[0]: e for key, e in singles(found).items() if all(p.gain is not None for p in e.pairs)}
+    sd = {name: pooled(singles(found), name) for name in ("gain", "d_loss", "d_time")}
+    print(f"sd of one pair: gain {sd['gain']:.3f}, dL {sd['d_loss']:.4f}, log t {sd['d_time']:.3f}\n")
+    print("| technique | category | n | log gain | dL | dt | verdict |\n|---|---|---|---|---|---|---|")
+    order = sorted(techniques, key=lambda t: -alone[t.patch.name].mean("gain") if t.patch.name in alone else math.inf)
+    for t in order:
+        if (e := alone.get(t.patch.name)) is None:
+            print(f"| {t.name} | {t.patch.hint} | | | | | {t.verdict} |")
+            continue
+        dt = f"{100 * math.expm1(e.mean('d_time')):+.1f}%"
+        gain = f"{e.mean('gain'):+.3f} +- {e.error('gain', sd['gain']):.3f}"
+        numbers = f"{len(e.pairs)} | {gain} | {e.mean('d_loss'):+.4f} | {dt}"
+        print(f"| {t.name} | {t.patch.hint} | {numbers} | {words(e, sd)[1]} |")
+    label = {t.patch.name: t.name for t in techniques}
+    print("\n| combination | n | log gain | sum of both alone | dL | sum |\n|---|---|---|---|---|---|")
+    for key, effect in found.items():
+        if len(key) > 1 and all(name in alone for name in key):
+            title = " + ".join(label[name] for name in key)
+            if any(pair.gain is None for pair in effect.pairs):
+                print(f"| {title} | {len(effect.pairs)} | {effect.pairs[0].detail} | | | |")
+                continue
+            sums = [sum(alone[name].mean(what) for name in key) for what in ("gain", "d_loss")]
+            numbers = f"{effect.mean('gain'):+.3f} | {sums[0]:+.3f} | {effect.mean('d_loss'):+.4f} | {sums[1]:+.4f}"
+            print(f"| {title} | {len(effect.pairs)} | {numbers} |")
+    both = list(itertools.combinations(techniques, 2))
+    conflicts = [f"{a.name}/{b.name}" for a, b in both if not combines(benchmark, a.patch, b.patch)]
+    print(f"\n{len(conflicts)} of {len(both)} pairs conflict: {', '.join(conflicts)}")
+
+
+def rebase(benchmark: Benchmark, old: Tree) -> None:
+    """Three-way: what the base has changed and what a patch has changed, each against the old base."""
+    for technique in library.load():
+        try:
+            moved = merge_trees(old, apply_diff(technique.patch.diff, old), benchmark.base)
+        except PatchError as error:
+            print(f"{technique.name}: {error}; write it anew")
+            continue
+        # measured on another base: the lines would be untrue
+        rewrite(technique, "", "", diff_trees(benchmark.base, moved))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["measure", "with", "write", "show", "rebase"])
+    parser.add_argument("names", nargs="*", help="techniques by file name; for rebase the old program's folder")
+    parser.add_argument("--benchmark", default="speedrun")
+    parser.add_argument("--profile")
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=ROOT / "runs" / "library.jsonl")
+    asked = parser.parse_args()
+    benchmark = benchmarks.load(asked.benchmark)
+    if asked.what == "rebase":
+        return rebase(benchmark, benchmarks.read_tree(Path(asked.names[0])))
+    techniques = {t.name: t for t in library.load()}
+    if unknown := [name for name in asked.names if name not in techniques]:
+        parser.error(f"unknown {', '.join(unknown)}; valid are {', '.join(techniques)}")
+    pairs = read(asked.results)
+    if asked.what == "show":
+        return show(benchmark, pairs)
+    if asked.what != "write":
+        base = Genome(benchmark.base_hash)
+        chosen = [techniques[name] for name in asked.names] or list(techniques.values())
+        if asked.what == "measure":
+            wanted = missing(pairs, [base.with_patch(t.patch) for t in chosen], asked.pairs)
+        else:
+            sets = {tuple(sorted((one.name, two.name))) for one in chosen for two in techniques.values() if one != two}
+            patches = [tuple(techniques[name].patch for name in names) for names in sorted(sets)]
+            genomes = [Genome(base.base, two) for two in patches if combines(benchmark, *two)]
+            wanted = missing(pairs, genomes, 1)
+        with open_judge(benchmark, benchmark.profile(asked.profile)) as judge:
+            label = {t.patch.name: t.name for t in techniques.values()}
+            measure(benchmark, judge, wanted, asked.results, label)
+    write(read(asked.results))
+
+
+if __name__ == "__main__":
+    main()
