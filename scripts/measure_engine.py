@@ -9,6 +9,7 @@ CPU is the worker's own process (user + system), so candidates and verifiers, wh
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import resource
 import subprocess
@@ -38,10 +39,10 @@ sd = 0.1
 df = 30
 typical_gain = 0.1
 """
-NAMES = [f"S{i}" for i in range(8)]
+NAMES = [f"S{i}" for i in range(30)]
 PROGRAM = "".join(f"{name} = {3 + i % 9}.5\n" for i, name in enumerate(NAMES))
 PROGRAM += f"\n\ndef solve():\n    return [{', '.join(NAMES)}]\n"
-VERIFY = "def verify(answer):\n    return sum((value - 7) ** 2 for value in answer) + 1\n"
+VERIFY = "import math\n\n\ndef verify(answer):\n    return 100 + sum(math.sin(99 * value) for value in answer)\n"
 
 
 class Instant:
@@ -50,7 +51,7 @@ class Instant:
     def judge(self, program: Path, *, stage: str, seed: int) -> Outcome:
         space: dict = {}
         exec((program / "solve.py").read_text(), space)
-        return Outcome.passed(sum((value - 7) ** 2 for value in space["solve"]()) + 1)
+        return Outcome.passed(100 + sum(math.sin(99 * value) for value in space["solve"]()))
 
     def fingerprint(self) -> Mapping[str, str]:
         return {"judge": "instant"}

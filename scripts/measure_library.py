@@ -263,7 +263,7 @@ def main() -> None:
     parser.add_argument("--profile")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--results", type=Path, default=ROOT / "runs" / "library.jsonl")
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     benchmark = benchmarks.load(asked.benchmark)
     if asked.what == "rebase":
         return rebase(benchmark, benchmarks.read_tree(Path(asked.names[0])))

@@ -106,20 +106,21 @@ def candidates(before: Tree, after: Tree, paths: Sequence[str]) -> Iterator[Cons
 
 def propose(scene: Scene, parent: str) -> Draft | None:
     """The parent with one number of its program moved one step: a changed patch where the number is a patch's own."""
+    if ("sweep", parent) in scene.tried.spent:
+        return None
     own = scene.genome(parent)
     program = scene.build(own)
     paths = sorted(path for path in program if path.endswith(".py") and scene.editable(path))
     choices = [(c, f) for c in candidates(scene.base, program, paths) for f in STEPS]
     for constant, factor in scene.chance.shuffled("step", choices):
         value = turned(constant, factor)
-        move = (parent, constant.path, constant.line, constant.start, value)
-        if value == constant.value or move in scene.tried.spent:
+        if value == constant.value:
             continue
         text = with_constant(program[constant.path], constant, value)
         child = _child(own, scene, {**program, constant.path: text}, constant, value)
         if child is not None and not scene.tried.has_set([p.name for p in child.patches]):
             return Draft((parent,), child)
-        scene.tried.spent.add(move)
+    scene.tried.spent.add(("sweep", parent))
     return None
 
 
