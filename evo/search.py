@@ -373,7 +373,8 @@ class State:
             task = Task(self.base.name, "base", k)
             outcome = self.outcome(task)
             if outcome is not None and outcome.score is None:
-                return f"the base program failed its own judge: {outcome.status.value}: {outcome.detail}"
+                last = outcome.detail.strip().rpartition("\n")[2]
+                return f"the base program failed its own judge: {outcome.status.value}: {last}; evo.judge shows all of it"
             if outcome is None and self.losses.get(task, 0) >= LOST_LIMIT:
                 return f"the base program could not be judged in {LOST_LIMIT} attempts: {self.loss_reason}"
         return ""

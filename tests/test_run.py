@@ -1,0 +1,198 @@
+"""The command as a user calls it: mistakes get one sentence, runs resume, a real search improves a real program."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """\
+RATE = 0.1
+WIDTH = 8
+
+
+def solve():
+    return [RATE, WIDTH]
+"""
+VERIFY = """\
+import math
+
+
+def verify(answer):
+    rate, width = answer
+    return 5 * math.exp(0.3 * math.log(rate / 0.4) ** 2 + 0.1 * math.log(width / 16) ** 2)
+"""
+TOML = """\
+name = "valley"
+judge = "answer"
+editable = ["solve.py"]
+[objective]
+name = "cost"
+unit = "s"
+direction = "minimize"
+gain = "log-ratio"
+[profiles.main.noise]
+sd = 0.001
+df = 30
+typical_gain = 0.02
+[profiles.main.budget]
+evaluations = 36
+reserve = 16
+base_runs = 2
+"""
+
+
+@pytest.fixture
+def valley(tmp_path: Path) -> Path:
+    root = tmp_path / "valley"
+    (root / "program").mkdir(parents=True)
+    (root / "program" / "solve.py").write_text(PROGRAM)
+    (root / "verify.py").write_text(VERIFY)
+    (root / "benchmark.toml").write_text(TOML)
+    return root
+
+
+def evo(module: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"evo.{module}", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, **options)  # type: ignore[call-overload]
+
+
+def test_a_search_improves_a_program_and_leaves_a_patch_that_git_applies(valley, tmp_path):
+    out = tmp_path / "run"
+    found = evo("run", "--benchmark", valley, "--out", out, "--workers", 2)
+    assert found.returncode == 0, found.stderr
+    summary = json.loads(evo("inspect", out, "summary", "--json").stdout)
+    keys = "benchmark profile evaluated rejected lost cells baseline champion gain interval p certified seconds usd"
+    assert set(keys.split()) <= set(summary)
+    assert summary["p"] <= 0.01 and summary["interval"][0] > 0
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    (checkout / "solve.py").write_text(PROGRAM)
+    subprocess.run(["git", "apply", str(out / "best" / "champion.patch")], cwd=checkout, check=True)
+    assert (checkout / "solve.py").read_text() == (out / "best" / "program" / "solve.py").read_text() != PROGRAM
+    for view in ("cells", "lineage", "genome", "diff", "events"):
+        assert evo("inspect", out, view).stdout.strip()
+    again = evo("run", "--benchmark", valley, "--out", out, "--workers", 1)
+    assert again.returncode == 0
+    assert json.loads(evo("inspect", out, "summary", "--json").stdout)["evaluated"] == summary["evaluated"]
+
+
+def test_an_interrupted_run_goes_on(valley, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "evo.run", "--benchmark", str(valley), "--out", str(out), "--workers", "1"]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not any(b"evaluated" in f.read_bytes() for f in out.glob("events/*")):
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    assert run.wait(timeout=30) == 130
+    before = json.loads(evo("inspect", out, "summary", "--json").stdout)["evaluated"]
+    assert 0 < before < 36
+    assert evo("run", "--out", out, "--workers", 1).returncode == 0
+    after = json.loads(evo("inspect", out, "summary", "--json").stdout)
+    assert after["evaluated"] > before and after["champion"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--benchmark", "nowhere"], "no benchmark 'nowhere'"),
+        (["--benchmark", "speedrun", "--profile", "tpu"], "no profile 'tpu'; there are"),
+        (["--benchmark", "speedrun", "--profile", "gpu"], "cannot run yet"),
+        (["--benchmark", "packing", "--workers", "0"], "--workers: expected 1 to 256, found 0"),
+        (["--benchmark", "packing", "--out", "/proc/nowhere"], "cannot write the run directory"),
+        (["--out", "fresh"], "is not a run yet"),
+        (["--certify", "fresh"], "is not a run"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_exit_2(arguments, sentence, tmp_path):
+    found = evo("run", *arguments, cwd=tmp_path)
+    assert found.returncode == 2
+    assert sentence in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_a_run_of_another_benchmark_or_base_is_refused(valley, tmp_path):
+    out = tmp_path / "run"
+    assert evo("run", "--benchmark", valley, "--out", out, "--workers", 1, "--evaluations", 8).returncode == 0
+    other = evo("run", "--benchmark", "packing", "--out", out)
+    assert other.returncode == 2 and "choose another --out" in other.stderr
+    (valley / "program" / "solve.py").write_text(PROGRAM.replace("0.1", "0.2"))
+    changed = evo("run", "--benchmark", valley, "--out", out)
+    assert changed.returncode == 2 and "was begun with base" in changed.stderr
+    settings = out / "run.toml"
+    settings.write_text(settings.read_text().replace("format = 1", "format = 99"))
+    later = evo("run", "--benchmark", valley, "--out", out)
+    assert later.returncode == 2 and "format 99" in later.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "sentence"),
+    [
+        ("benchmark.toml", 'judge = "answer"', 'judge = "oracle"', "unknown judge 'oracle'; valid are answer, training"),
+        ("benchmark.toml", "df = 30", "df = 30\ncolour = 1", "unknown key 'colour'; valid are"),
+        ("benchmark.toml", 'direction = "minimize"', 'direction = "sideways"', "expected minimize or maximize"),
+        ("benchmark.toml", "[profiles.main.noise]", "[profiles.main]\nspeed = 1\n[profiles.main.noise]", "unknown key 'speed'"),
+        ("benchmark.toml", 'name = "valley"', "name = ", "is not valid TOML"),
+        ("benchmark.toml", '"solve.py"', '"other.py"', "matches no file"),
+        ("program/solve.py", "return [RATE, WIDTH]", "return [RATE", "failed its own judge"),
+        ("verify.py", "return 5 *", "raise ValueError('never') #", "failed its own judge: WRONG"),
+    ],
+)
+def test_a_broken_benchmark_says_what_is_wrong(valley, tmp_path, file, old, new, sentence):
+    text = (valley / file).read_text()
+    assert old in text
+    (valley / file).write_text(text.replace(old, new))
+    found = evo("run", "--benchmark", valley, "--out", tmp_path / "run", "--workers", 1)
+    assert found.returncode == 2, found.stdout + found.stderr
+    assert sentence in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_judge_and_marks(valley, tmp_path):
+    found = evo("judge", "--benchmark", valley, "--seeds", 2, "--json")
+    objects = [json.loads(line) for line in found.stdout.splitlines()]
+    assert [o["status"] for o in objects] == ["PASSED", "PASSED"]
+    assert {"status", "score", "measures", "detail", "trust", "fingerprint"} <= set(objects[0])
+    patch = tmp_path / "bad.patch"
+    patch.write_text("--- a/solve.py\n+++ b/solve.py\n@@ -1 +1 @@\n-RATE = 0.7\n+RATE = 0.8\n")
+    refused = evo("judge", "--benchmark", valley, "--genome", patch)
+    assert refused.returncode == 2 and "expected 'RATE = 0.7', found 'RATE = 0.1'" in refused.stderr
+    out = tmp_path / "run"
+    evo("run", "--benchmark", valley, "--out", out, "--workers", 1)
+    champion = json.loads(evo("inspect", out, "summary", "--json").stdout)["champion"]
+    assert evo("inspect", out, "mark", champion, "ban", "too long").returncode == 0
+    assert json.loads(evo("inspect", out, "summary", "--json").stdout)["champion"] != champion
+    assert evo("inspect", out, "mark", champion, "release").returncode == 0
+    assert json.loads(evo("inspect", out, "summary", "--json").stdout)["champion"] == champion
+    assert evo("inspect", out, "mark", champion, "praise").returncode == 2
+
+
+def test_killed_workers_leave_no_process_and_no_gap(valley, tmp_path):
+    out = tmp_path / "run"
+    evo("run", "--benchmark", valley, "--out", out, "--workers", 1, "--evaluations", 8)
+    settings = out / "run.toml"
+    settings.write_text(settings.read_text().replace("evaluations = 8", "evaluations = 36"))
+    for pause in (0.3, 0.6, 0.9):
+        worker = subprocess.Popen([sys.executable, "-m", "evo.worker", str(out)])
+        time.sleep(pause)
+        children = subprocess.run(["pgrep", "-P", str(worker.pid)], capture_output=True, text=True).stdout.split()
+        worker.kill()
+        worker.wait()
+        time.sleep(0.2)
+        assert not [child for child in children if _is_alive(int(child))]
+    assert evo("worker", out).returncode == 0
+    assert not [name for name in os.listdir(out / "claims") if not name.startswith(".")]
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
