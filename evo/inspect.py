@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evo import benchmark as benchmarks
-from evo import events, genome, journal, search
+from evo import events, genome, journal, search, stats
 from evo.benchmark import Benchmark, Profile, UserMistake
 from evo.events import Certified, Evaluated, Refuted
 from evo.rundir import RunDir
@@ -53,6 +53,7 @@ def table(state: search.State, benchmark: Benchmark, profile: Profile) -> str:
         interval = f"[{described(champion.low)}, {described(champion.high)}]"
         rows.append(("gain", f"{described(champion.gain)} 95% {interval}, {champion.pairs} pairs"))
         rows.append(("p", f"{champion.p:.2g} (E = {champion.e_value:.4g})"))
+        rows += [(name, text) for name, text in beside(state, champion)]
         for patch in state.genome(champion.genome).patches:
             rows.append(("patch", f"{patch.name}  {patch.hypothesis}"))
     rows.append(("evaluations", f"{found['evaluated']} judged, {found['rejected']} rejected, {found['lost']} lost"))
@@ -60,6 +61,26 @@ def table(state: search.State, benchmark: Benchmark, profile: Profile) -> str:
     rows.append(("time", f"{found['seconds']:.0f} s, {found['usd']:.2f} USD"))
     width = max(len(key) for key, _ in rows)
     return "\n".join(f"{key:<{width}}  {value}" for key, value in rows)
+
+
+RAW = ("seconds", "loss", "private_loss", "peak_mb")  # shown beside the certified score where a judge measures them
+
+
+def beside(state: search.State, verdict: Certified | Refuted) -> list[tuple[str, str]]:
+    """Raw measures of both sides, as means over the pairs of a certification."""
+    number = next(n for n, found in state.verdicts_of(verdict.genome) if found == verdict)
+    pairs = state.pairs(f"certify{number}-{verdict.genome}", verdict.genome, state.base.name)
+    rows = []
+    for name in RAW:
+        both = [
+            (pair.rival.outcome.measures[name], pair.candidate.outcome.measures[name])
+            for pair in pairs
+            if name in pair.rival.outcome.measures and name in pair.candidate.outcome.measures
+        ]
+        if both:
+            ours, theirs = (stats.mean(side) for side in zip(*both, strict=True))
+            rows.append((name, f"{ours:.4g} -> {theirs:.4g} (raw, means over {len(both)} pairs)"))
+    return rows
 
 
 def cells(state: search.State) -> list[dict[str, Any]]:

@@ -74,13 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(found: argparse.Namespace) -> int:
     directory, benchmark, profile = prepared(found)
     settings = directory.settings()
+    workers = found.workers or default_workers(profile)
+    require_memory(workers, benchmark)
     level = probe(allow_unisolated=found.allow_unisolated)
     if not (level.isolated or found.allow_unisolated or found.role == "propose"):
         raise NoIsolation(
             f"this machine cannot isolate candidates; --allow-unisolated goes on all the same\n{level.describe()}"
         )
     minutes = found.minutes if found.minutes is not None else settings.minutes
-    workers = found.workers or default_workers(profile)
     where = f"{workers} worker(s), sandbox {level.name}, run directory {directory.path}"
     print(f"{benchmark.name}/{profile.name}: {where}", file=sys.stderr)
     command = [
@@ -168,6 +169,21 @@ def resumed(directory: RunDir, found: argparse.Namespace) -> tuple[RunDir, Bench
     if found.evaluations is not None and found.evaluations > settings.evaluations:
         directory.rewrite(dataclasses.replace(settings, evaluations=found.evaluations))
     return directory, benchmark, benchmark.profile(settings.profile)
+
+
+MEMORY_MB = {"training": 1000, "answer": 100}  # of one worker with its candidate; torch alone is 250
+
+
+def require_memory(workers: int, benchmark: Benchmark) -> None:
+    """Refuses to start what the kernel would have to kill half-way."""
+    with open("/proc/meminfo") as file:
+        free = next(int(line.split()[1]) // 1024 for line in file if line.startswith("MemAvailable"))
+    needed = workers * MEMORY_MB.get(benchmark.judge, 100)
+    if free < needed:
+        raise UserMistake(
+            f"too little memory: {workers} worker(s) of {benchmark.name} need {needed} MB, {free} MB are free; "
+            "ask for fewer --workers or end something else"
+        )
 
 
 def genome_of(benchmark: Benchmark) -> str:

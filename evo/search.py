@@ -282,6 +282,14 @@ class State:
             return math.exp(stats.mean([math.log(score) for score in scores]))
         return stats.mean(scores)
 
+    def gain_of(self, thread: int, number: int) -> float | None:
+        """The screened gain of a thread's proposal of this number; None if it was rejected, failed or is not judged."""
+        slot = self.slots.get((thread, number))
+        if slot is None or isinstance(slot[1], Rejected) or self.base_mean is None:
+            return None
+        outcome = self.outcome(Task(slot[1].genome, "screen"))
+        return self.gain(outcome.score) if outcome is not None and outcome.score is not None else None
+
     def gain(self, score: float) -> float:
         assert self.base_mean is not None
         return self.objective.gain_over(self.base_mean, score)
@@ -374,7 +382,7 @@ class State:
             outcome = self.outcome(task)
             if outcome is not None and outcome.score is None:
                 last = outcome.detail.strip().rpartition("\n")[2]
-                return f"the base program failed its own judge: {outcome.status.value}: {last}; evo.judge shows all of it"
+                return f"the base program failed its own judge: {outcome.status.value}: {last} (evo.judge shows all)"
             if outcome is None and self.losses.get(task, 0) >= LOST_LIMIT:
                 return f"the base program could not be judged in {LOST_LIMIT} attempts: {self.loss_reason}"
         return ""

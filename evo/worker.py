@@ -97,11 +97,11 @@ class Worker:
         return isinstance(step, search.Propose) == (self.role == "propose")
 
     def out_of_time(self) -> bool:
-        """True once what is left is needed for validation: finalists and about ten pairs, at the run's own pace."""
+        """True once what is left is needed for validation: finalists and about seven pairs, at the run's own pace."""
         if self.deadline == float("inf"):
             return False
         pace = self.state.seconds / self.state.used if self.state.used else 0.0
-        reserve = min(self.state.settings.reserve, 26)
+        reserve = min(self.state.settings.reserve, 20)
         return self.clock() + pace * reserve > self.deadline
 
     # steps
@@ -189,6 +189,7 @@ class Worker:
             base=self.benchmark.base,
             editable=self.benchmark.is_editable,
             chance=Chance(settings.seed, thread, slot),
+            gain_of=lambda number: state.gain_of(thread, number),
             novelty=settings.novelty,
             novel=settings.control != "no-novelty",
         )

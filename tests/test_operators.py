@@ -6,7 +6,7 @@ import pytest
 
 from evo.operators import sweep
 
-SOURCE = '''\
+SOURCE = """\
 RATE = 0.1  # é
 SIZES = (3, -4, 1e-3)
 
@@ -14,7 +14,7 @@ SIZES = (3, -4, 1e-3)
 def f(x, n=2):
     é = f"{x * 7} {n}"
     return x * 0.5 + n, é
-'''
+"""
 
 
 def test_numbers_are_found_with_their_places():

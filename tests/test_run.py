@@ -135,10 +135,10 @@ def test_a_run_of_another_benchmark_or_base_is_refused(valley, tmp_path):
 @pytest.mark.parametrize(
     ("file", "old", "new", "sentence"),
     [
-        ("benchmark.toml", 'judge = "answer"', 'judge = "oracle"', "unknown judge 'oracle'; valid are answer, training"),
+        ("benchmark.toml", 'judge = "answer"', 'judge = "oracle"', "unknown judge 'oracle'; valid are answer"),
         ("benchmark.toml", "df = 30", "df = 30\ncolour = 1", "unknown key 'colour'; valid are"),
         ("benchmark.toml", 'direction = "minimize"', 'direction = "sideways"', "expected minimize or maximize"),
-        ("benchmark.toml", "[profiles.main.noise]", "[profiles.main]\nspeed = 1\n[profiles.main.noise]", "unknown key 'speed'"),
+        ("benchmark.toml", "[profiles.main.noise]", "[profiles.main]\nspeed = 1\n[profiles.main.noise]", "key 'speed'"),
         ("benchmark.toml", 'name = "valley"', "name = ", "is not valid TOML"),
         ("benchmark.toml", '"solve.py"', '"other.py"', "matches no file"),
         ("program/solve.py", "return [RATE, WIDTH]", "return [RATE", "failed its own judge"),

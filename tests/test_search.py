@@ -94,7 +94,7 @@ def test_controls_make_the_choice_that_names_them(toy, run_of):
     for control, check in {
         "best-of-n": lambda s: all(p.parents == (s.base.name,) for p in s.proposals.values()),
         "no-crossover": lambda s: all(p.operator != "crossover" for p in s.proposals.values()),
-        "sweep-only": lambda s: {p.operator for p in s.proposals.values()} == {"sweep"},
+        "sweep-only": lambda s: {p.operator for p in s.proposals.values()} == {"polish"},
         "no-library": lambda s: all(p.operator in ("sweep", "crossover") for p in s.proposals.values()),
     }.items():
         state, _ = finished(run_of(toy, control, control=control), toy)
@@ -144,3 +144,11 @@ def test_leave_one_out_drops_what_does_not_pay(toy, run_of):
     crew.close()
     assert isinstance(verdict, Certified)
     assert all(patch.name != idle.name for patch in crew.state.genome(verdict.genome).patches)
+
+
+def test_cma_es_finds_the_valley_by_numbers_alone(toy, run_of):
+    state, _ = finished(run_of(toy, control="sweep-only", evaluations=150), toy)
+    champion = state.champion()
+    assert champion is not None and champion.low > 0.2
+    first, last = ([state.gain_of(0, n) or -1.0 for n in numbers] for numbers in (range(8), range(72, 80)))
+    assert sum(last) > sum(first)

@@ -13,9 +13,8 @@ from evo.benchmark import Benchmark
 from evo.chance import Chance
 from evo.events import Proposed, Rejected
 from evo.genome import Genome, PatchError, Tree, parse_diff
-from evo.operators import bundle, crossover, sweep, transplant
+from evo.operators import bundle, crossover, polish, sweep, transplant
 from evo.operators.scene import Draft, Scene
-
 
 # shares of proposals without a model: transplant takes improve's and mutate's part (.52 + .16)
 MIX: Mapping[str, float] = {"transplant": 0.68, "crossover": 0.14, "sweep": 0.11, "bundle": 0.07}
@@ -24,6 +23,7 @@ OPERATORS: Mapping[str, Callable[[Scene, str], Draft | None]] = {
     "crossover": crossover.propose,
     "sweep": sweep.propose,
     "bundle": bundle.propose,
+    "polish": polish.propose,
 }
 
 
@@ -41,7 +41,7 @@ CONTROLS: Mapping[str, Control] = {
     "greedy": Control(MIX, parents="best"),
     "latest": Control(MIX, parents="latest"),
     "uniform": Control(MIX, parents="uniform"),
-    "sweep-only": Control({"sweep": 1.0}, parents="best"),
+    "sweep-only": Control({"polish": 1.0}, parents="base"),
     "no-crossover": Control({k: v for k, v in MIX.items() if k != "crossover"}),
     "no-library": Control({"sweep": 0.8, "crossover": 0.2}, library=False),
     "no-novelty": Control(MIX),

@@ -24,6 +24,7 @@ class Scene:
     base: Tree
     editable: Callable[[str], bool]
     chance: Chance
+    gain_of: Callable[[int], float | None]  # the screened gain of this thread's proposal of a number, if it has one
     novelty: float = 1.0
     novel: bool = True  # False only in the control that measures what the novelty check is worth
 
