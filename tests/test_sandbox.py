@@ -219,11 +219,12 @@ def test_other_processes_are_invisible(run: Callable[..., Result]) -> None:
 
 def test_host_files_are_invisible(run: Callable[..., Result]) -> None:
     result = run(f"""
-        import os
+        import os, sys
         for path in ({str(REPOSITORY / "evo")!r}, {str(REPOSITORY / ".data")!r}, {str(REPOSITORY / "tests")!r},
                      {str(Path.home() / ".cache")!r}, "/home", "/var", "/tmp", "/opt", "/old", "/new", "/etc/shadow",
                      "/etc/hostname", "/sys/class", "/sys/fs", "/dev/mem", "/dev/tty", "/run", "/mnt"):
-            assert not os.path.exists(path), path
+            if not sys.prefix.startswith(path + "/"):  # a clone below it has its environment mounted there
+                assert not os.path.exists(path), path
         assert set(os.listdir("/etc")) <= {{"passwd", "group", "ld.so.cache", "alternatives"}}
         seen = [line.split()[3:5] for line in open("/proc/self/mountinfo")]
         assert not any(target == "/" and source != "/" for source, target in seen), seen
@@ -689,7 +690,7 @@ def test_an_ordinary_user_gets_the_same_walls() -> None:
             textwrap.dedent("""
             import os, socket, threading, train
             for step in (os.fork, lambda: socket.socket(socket.AF_INET), lambda: os.kill(1, 0) or 1 / 0,
-                         lambda: open("/proc/1/mem"), lambda: open("/program/x", "w"), lambda: os.listdir("/tmp")):
+                         lambda: open("/proc/1/mem"), lambda: open("/program/x", "w"), lambda: os.listdir("/var")):
                 try:
                     step()
                 except (OSError, ZeroDivisionError):
