@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 
 from conftest import TableJudge, new_worker
 
@@ -152,3 +154,14 @@ def test_cma_es_finds_the_valley_by_numbers_alone(toy, run_of):
     assert champion is not None and champion.low > 0.2
     first, last = ([state.gain_of(0, n) or -1.0 for n in numbers] for numbers in (range(8), range(72, 80)))
     assert sum(last) > sum(first)
+
+
+def test_an_old_journal_still_gives_its_archive(toy, run_of):
+    """Journals of format 1, written once and kept: a later evo must fold them into what they said then."""
+    old = Path(__file__).parent / "data" / "format-1"
+    run = run_of(toy)
+    (run.events / "old-1-0.jsonl").write_text((old / "events.jsonl").read_text())
+    state = search.State(run.settings(), toy).extend(journal.Journals(run.events).new_entries())
+    expected = json.loads((old / "summary.json").read_text())
+    assert dict(state.summary()) == expected["summary"]
+    assert state.archive.front() == expected["front"]
