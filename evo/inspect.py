@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -152,12 +153,9 @@ def opened(directory: Path) -> tuple[RunDir, Benchmark, Profile, search.State]:
     """A run as its journals stand now."""
     run = RunDir(directory)
     settings = run.settings()
-    benchmark = benchmarks.load(settings.benchmark)
+    benchmark = dataclasses.replace(benchmarks.load(settings.benchmark), base=benchmarks.read_tree(run.base))
     if benchmark.base_hash != settings.base:
-        raise UserMistake(
-            f"{directory} was begun with base {settings.base}, the program of {benchmark.name} is now "
-            f"{benchmark.base_hash}; restore it to look at this run"
-        )
+        raise UserMistake(f"{run.base} is not the program that {directory} was begun with; restore it")
     state = search.State(settings, benchmark).extend(journal.Journals(run.events).new_entries())
     return run, benchmark, benchmark.profile(settings.profile), state
 

@@ -146,7 +146,8 @@ def prepared(found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
             noise_df=noise.df,
             pair_sd=noise.of_pair,
             typical_gain=noise.typical_gain,
-        )
+        ),
+        benchmark.base,
     )
     return directory, benchmark, profile
 

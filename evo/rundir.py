@@ -62,12 +62,13 @@ class RunDir:
         return self.path / "best"
 
     @property
-    def report(self) -> Path:
-        return self.path / "report.html"
+    def base(self) -> Path:
+        """The base program as it was when the run began, so that a run can be read after its benchmark has moved on."""
+        return self.path / "base"
 
     @property
-    def stop_request(self) -> Path:
-        return self.path / "stop"
+    def report(self) -> Path:
+        return self.path / "report.html"
 
     def journal(self, writer: str) -> Path:
         return self.events / f"{writer}.jsonl"
@@ -75,8 +76,9 @@ class RunDir:
     def exists(self) -> bool:
         return self.settings_file.is_file()
 
-    def create(self, frozen: RunSettings) -> None:
+    def create(self, frozen: RunSettings, base: Mapping[str, str]) -> None:
         try:
+            write_program(self.base, base)
             for folder in (self.events, self.claims, self.logs):
                 folder.mkdir(parents=True, exist_ok=True)
             text = "".join(f"{key} = {_toml(value)}\n" for key, value in asdict(frozen).items() if value is not None)

@@ -93,7 +93,8 @@ def measure(evaluations: int, real: bool) -> None:
                 benchmark=str(root), profile="main", base=benchmark.base_hash, seed=0, threads=1, novelty=1.0,
                 control=None, evaluations=evaluations + 60, minutes=None, reserve=50, base_runs=2, noise_sd=0.1,
                 noise_df=30.0, pair_sd=0.14, typical_gain=0.1,
-            )
+            ),
+            benchmark.base,
         )  # fmt: skip
         crew = worker.join(run, role="both", minutes=None, allow_unisolated=False)
         if not real:

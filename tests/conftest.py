@@ -156,7 +156,7 @@ def library_of(benchmark: Benchmark) -> list[Patch]:
 def run_of(tmp_path: Path) -> Iterator[object]:
     def make(benchmark: Benchmark, name: str = "run", **changes: object) -> RunDir:
         run = RunDir(tmp_path / name)
-        run.create(settings_for(benchmark, **changes))
+        run.create(settings_for(benchmark, **changes), benchmark.base)
         return run
 
     yield make

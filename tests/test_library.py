@@ -132,6 +132,20 @@ def shared_weights(folder: Path) -> Any:
         return weights
 
 
+@each
+def test_no_token_changes_the_logits_before_it(technique: Technique, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    with modules(technique.name, tmp_path) as (model, _):
+        program = model.GPT(1024, 16).eval()
+        torch.nn.init.normal_(program.head.weight)
+        tokens = torch.randint(0, 1024, (2, 16))
+        with torch.inference_mode():
+            whole = program(tokens)
+            for length in (1, 2, 11):  # the judge asks for windows as short as one token
+                torch.testing.assert_close(program(tokens[:, :length]), whole[:, :length], atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize("name", CLOSED)
 def test_what_begins_closed_leaves_the_base_bit_for_bit(name: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
