@@ -97,11 +97,11 @@ class Worker:
         return isinstance(step, search.Propose) == (self.role == "propose")
 
     def out_of_time(self) -> bool:
-        """True once what is left is needed for validation: finalists and about seven pairs, at the run's own pace."""
+        """True once what is left is needed for validation: six finalists and four pairs at the run's own pace."""
         if self.deadline == float("inf"):
             return False
         pace = self.state.seconds / self.state.used if self.state.used else 0.0
-        reserve = min(self.state.settings.reserve, 20)
+        reserve = min(self.state.settings.reserve, 14)
         return self.clock() + pace * reserve > self.deadline
 
     # steps

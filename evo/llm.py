@@ -1,0 +1,218 @@
+"""Language models behind one small interface: a prompt in, a completion with its usage out."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from evo.benchmark import UserMistake
+
+MAX_TOKENS = 16_000  # of an answer
+CALL_S = 600.0
+POLL_S = 0.5
+SPECS = "none, anthropic:MODEL, command:ARGV, inbox:DIR, replay:FILE"
+
+
+class ModelError(Exception):
+    """A call that brought no answer: the world's fault, written down and tried again with the next proposal."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """`prefix` is the same in every call of a run, so that a provider can keep it; `request` is this call's own."""
+
+    prefix: str
+    request: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.prefix}\n\n{self.request}"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens as the provider counted them; `input` is what was neither read from nor written to its cache."""
+
+    input: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    output: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    text: str
+    model: str
+    usage: Usage = Usage()
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Which call this is: the same on every machine, so that a recorded run can be played back."""
+
+    thread: int
+    number: int
+    attempt: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.thread}-{self.number}-{self.attempt}"
+
+
+class Model(Protocol):
+    def complete(self, prompt: Prompt, slot: Slot) -> Completion:
+        """Answers or raises ModelError; never answers half."""
+        ...
+
+
+@dataclass(frozen=True)
+class Anthropic:
+    """Anthropic's SDK; any server that speaks the Messages API serves through ANTHROPIC_BASE_URL.
+
+    The key is read by the SDK from the environment and is nowhere else.
+    """
+
+    model: str
+    max_tokens: int = MAX_TOKENS
+    timeout_s: float = CALL_S
+
+    def complete(self, prompt: Prompt, slot: Slot) -> Completion:
+        import anthropic  # 1.5 s, and only who calls a model pays it
+        import httpx2
+
+        cached = {"type": "text", "text": prompt.prefix, "cache_control": {"type": "ephemeral"}}
+        try:
+            answer = anthropic.Anthropic(timeout=self.timeout_s).messages.create(
+                model=self.model,
+                max_tokens=self.max_tokens,
+                system=[cached],  # type: ignore[list-item]
+                messages=[{"role": "user", "content": prompt.request}],
+            )
+        except (anthropic.AnthropicError, httpx2.HTTPError) as error:  # a dropped stream comes as the latter
+            raise ModelError(f"{type(error).__name__}: {error}") from error
+        text = "".join(block.text for block in answer.content if block.type == "text")
+        used = answer.usage
+        read, written = used.cache_read_input_tokens or 0, used.cache_creation_input_tokens or 0
+        return Completion(text, self.model, Usage(used.input_tokens, read, written, used.output_tokens))
+
+
+@dataclass(frozen=True)
+class Command:
+    """Any program: the prompt on its standard input, the answer on its standard output."""
+
+    argv: Sequence[str]
+    timeout_s: float = CALL_S
+
+    def complete(self, prompt: Prompt, slot: Slot) -> Completion:
+        try:
+            done = subprocess.run(
+                self.argv, input=prompt.text, capture_output=True, text=True, timeout=self.timeout_s, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ModelError(f"{self.argv[0]}: {error}") from error
+        if done.returncode:
+            raise ModelError(f"{self.argv[0]} exited with {done.returncode}: {done.stderr[-500:]}")
+        return Completion(done.stdout, self.argv[0])
+
+
+@dataclass(frozen=True)
+class Inbox:
+    """Prompts and answers as files, for a person or an agent: `<slot>.prompt.md` waits for `<slot>.answer.md`."""
+
+    folder: Path
+    sleep: Callable[[float], None] = time.sleep
+    timeout_s: float = 24 * 3600.0
+
+    def complete(self, prompt: Prompt, slot: Slot) -> Completion:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        question, answer = self.folder / f"{slot.name}.prompt.md", self.folder / f"{slot.name}.answer.md"
+        if not question.exists():
+            pending = self.folder / f".{slot.name}.prompt"
+            pending.write_text(prompt.text)
+            pending.replace(question)
+        waited = 0.0
+        while not answer.exists():
+            if waited >= self.timeout_s:
+                raise ModelError(f"no {answer.name} within {self.timeout_s:g} s")
+            self.sleep(POLL_S)
+            waited += POLL_S
+        return Completion(answer.read_text(), "inbox")
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """Answers from a function; for tests and demonstrations."""
+
+    answer: Callable[[Prompt, Slot], str]
+    name: str = "scripted"
+
+    def complete(self, prompt: Prompt, slot: Slot) -> Completion:
+        return Completion(self.answer(prompt, slot), self.name)
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Passes calls on and appends what came back, one line a call; the prompt is kept as a hash."""
+
+    model: Model
+    file: Path
+
+    def complete(self, prompt: Prompt, slot: Slot) -> Completion:
+        found = self.model.complete(prompt, slot)
+        record = {"slot": slot.name, "prompt": _hash(prompt), **dataclasses.asdict(found)}
+        line = json.dumps(record, ensure_ascii=False) + "\n"
+        handle = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(handle, line.encode())
+        finally:
+            os.close(handle)
+        return found
+
+
+class Player:
+    """Plays a recording back by slot; needs no key and no network."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._answers: dict[str, Completion] = {}
+        try:
+            for line in file.read_text().splitlines():
+                found = json.loads(line)
+                self._answers[found["slot"]] = Completion(found["text"], found["model"], Usage(**found["usage"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserMistake(f"--model replay:{file}: expected a recording of --record, found none ({error})") from error
+
+    def complete(self, prompt: Prompt, slot: Slot) -> Completion:
+        if slot.name not in self._answers:
+            raise ModelError(f"the recording {self.file.name} has no answer for proposal {slot.name}")
+        return self._answers[slot.name]
+
+
+def open_model(spec: str, record: Path | None = None) -> Model | None:
+    """The model that a `--model` names; None for none. Raises UserMistake for a spec that is none of SPECS."""
+    kind, _, rest = spec.partition(":")
+    if kind == "none" and not rest:
+        return None
+    makers: Mapping[str, Callable[[str], Model]] = {
+        "anthropic": Anthropic,
+        "command": lambda argv: Command(tuple(shlex.split(argv))),
+        "inbox": lambda folder: Inbox(Path(folder)),
+        "replay": lambda file: Player(Path(file)),
+    }
+    if kind not in makers or not rest:
+        raise UserMistake(f"--model: expected one of {SPECS}; found '{spec}'")
+    model = makers[kind](rest)
+    return Recorder(model, record) if record is not None else model
+
+
+def _hash(prompt: Prompt) -> str:
+    return hashlib.sha256(prompt.text.encode()).hexdigest()[:16]
