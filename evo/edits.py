@@ -111,16 +111,10 @@ def _ended(text: str) -> str:
 
 def _replaced(text: str, edit: _Edit) -> str:
     """The text with the one place that matches replaced: exactly, else by lines that differ in white space alone."""
-    if edit.old in text:
-        if text.count(edit.old) > 1:
-            raise PatchError(f"{edit.path}: the lines to replace stand in {text.count(edit.old)} places; quote more of them")
-        return text.replace(edit.old, edit.new)
     old, lines = edit.old.strip("\n").split("\n"), text.split("\n")
-    places = [
-        at
-        for at in range(len(lines) - len(old) + 1)
-        if all(_bare(a) == _bare(b) for a, b in zip(old, lines[at : at + len(old)], strict=True))
-    ]
+    ends = range(len(lines) - len(old) + 1)
+    places = [at for at in ends if lines[at : at + len(old)] == old]
+    places = places or [at for at in ends if list(map(_bare, lines[at : at + len(old)])) == list(map(_bare, old))]
     if len(places) > 1:
         raise PatchError(f"{edit.path}: the lines to replace stand in {len(places)} places; quote more of them")
     if not places:
@@ -147,11 +141,8 @@ def _shifted(line: str, by: int) -> str:
 def _nearest(edit: _Edit, old: list[str], lines: list[str]) -> str:
     """What an editor would say: where the nearest match is, and which line differs."""
     size = len(old)
-    scored = max(
-        ((difflib.SequenceMatcher(None, edit.old, "\n".join(lines[at : at + size])).ratio(), at) for at in range(len(lines))),
-        default=(0.0, 0),
-    )
-    at = scored[1]
+    windows = ("\n".join(lines[at : at + size]) for at in range(len(lines)))
+    _, at = max((difflib.SequenceMatcher(None, edit.old, window).ratio(), at) for at, window in enumerate(windows))
     for ours, theirs in zip(old, lines[at : at + size], strict=False):
         if _bare(ours) != _bare(theirs):
             return (

@@ -84,6 +84,7 @@ class Anthropic:
     model: str
     max_tokens: int = MAX_TOKENS
     timeout_s: float = CALL_S
+    retries: int = 2  # by the SDK, with its own back-off, for 408, 409, 429 and 5xx
 
     def complete(self, prompt: Prompt, slot: Slot) -> Completion:
         import anthropic  # 1.5 s, and only who calls a model pays it
@@ -91,7 +92,7 @@ class Anthropic:
 
         cached = {"type": "text", "text": prompt.prefix, "cache_control": {"type": "ephemeral"}}
         try:
-            answer = anthropic.Anthropic(timeout=self.timeout_s).messages.create(
+            answer = anthropic.Anthropic(timeout=self.timeout_s, max_retries=self.retries).messages.create(
                 model=self.model,
                 max_tokens=self.max_tokens,
                 system=[cached],  # type: ignore[list-item]
@@ -189,12 +190,48 @@ class Player:
                 found = json.loads(line)
                 self._answers[found["slot"]] = Completion(found["text"], found["model"], Usage(**found["usage"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserMistake(f"--model replay:{file}: expected a recording of --record, found none ({error})") from error
+            raise UserMistake(
+                f"--model replay:{file}: expected a recording of --record, found none ({error})"
+            ) from error
 
     def complete(self, prompt: Prompt, slot: Slot) -> Completion:
         if slot.name not in self._answers:
             raise ModelError(f"the recording {self.file.name} has no answer for proposal {slot.name}")
         return self._answers[slot.name]
+
+
+def ask(model: Model, prompt: Prompt, slot: Slot) -> Completion:
+    """One call; whatever goes wrong inside a backend is a ModelError here."""
+    try:
+        return model.complete(prompt, slot)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{type(error).__name__}: {error}") from error
+
+
+class Tickets:
+    """A hard cap on calls that needs no coordinator: a call needs a ticket, a file that only one can create."""
+
+    def __init__(self, folder: Path, cap: int | None) -> None:
+        self._folder = folder
+        self._cap = cap
+
+    def take(self) -> bool:
+        """True if a call may be made; False once every ticket is taken."""
+        if self._cap is None:
+            return True
+        self._folder.mkdir(exist_ok=True)
+        for number in range(len(os.listdir(self._folder)), self._cap):
+            try:
+                os.close(os.open(self._folder / str(number), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+                return True
+            except FileExistsError:
+                continue
+        return False
+
+    def left(self) -> bool:
+        return self._cap is None or not self._folder.exists() or len(os.listdir(self._folder)) < self._cap
 
 
 def open_model(spec: str, record: Path | None = None) -> Model | None:

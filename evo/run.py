@@ -20,6 +20,7 @@ from evo import benchmark as benchmarks
 from evo import genome, inspect, journal, search
 from evo.benchmark import Benchmark, Profile, UserMistake
 from evo.events import Certified, Noted, Refuted
+from evo.llm import SPECS, open_model
 from evo.operators import CONTROLS
 from evo.rundir import RunDir, RunSettings, write_program, write_text
 from evo.sandbox import NoIsolation, probe
@@ -46,6 +47,9 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--novelty", type=float, default=1.0, help="0 to 10: how often a parent comes from outside the front"
     )
     parser.add_argument("--control", choices=sorted(CONTROLS), help="a comparison run instead of the search")
+    parser.add_argument("--model", default="none", help=f"who writes patches: {SPECS}")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="append every answer of the model to this file")
+    parser.add_argument("--calls", type=int, metavar="N", help="hard cap on calls to the model, over all workers")
     parser.add_argument("--certify", type=Path, metavar="DIR", help="certify a run's best again, with leave-one-out")
     parser.add_argument("--allow-unisolated", action="store_true", help="go on where this machine cannot isolate")
     found = parser.parse_args(arguments)
@@ -84,21 +88,16 @@ def run(found: argparse.Namespace) -> int:
     minutes = found.minutes if found.minutes is not None else settings.minutes
     where = f"{workers} worker(s), sandbox {level.name}, run directory {directory.path}"
     print(f"{benchmark.name}/{profile.name}: {where}", file=sys.stderr)
-    command = [
-        sys.executable,
-        "-m",
-        "evo.worker",
-        str(directory.path),
-        "--role",
-        found.role,
-        "--parent",
-        str(os.getpid()),
-    ]
+    command = [sys.executable, "-m", "evo.worker", str(directory.path), "--parent", str(os.getpid())]
     command += ["--minutes", str(minutes)] if minutes else []
     command += ["--allow-unisolated"] if found.allow_unisolated else []
+    command += ["--record", str(found.record.resolve())] if found.record else []
+    roles = [found.role] * workers
+    if settings.model != "none" and found.role == "both":
+        roles = ["judge"] * workers + ["propose"] * settings.threads  # a device never waits for a model
     began = len(list(directory.logs.glob("*.log")))
-    logs = [directory.logs / f"worker-{began + i}.log" for i in range(workers)]
-    crew = [_spawn(command, log) for log in logs]
+    logs = [directory.logs / f"worker-{began + i}.log" for i in range(len(roles))]
+    crew = [_spawn([*command, "--role", role], log) for role, log in zip(roles, logs, strict=True)]
     state = search.State(settings, benchmark)
     interrupted = watch(state, directory, crew, minutes)
     state.extend([])
@@ -125,6 +124,7 @@ def prepared(found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
         raise UserMistake(f"{found.out} is not a run yet; name its --benchmark")
     benchmark = benchmarks.load(found.benchmark)
     profile = benchmark.profile(found.profile)
+    open_model(found.model)  # a spec that means nothing is told before anything begins
     out = found.out or _fresh(Path("runs") / f"{benchmark.name}-{date.today():%Y%m%d}")
     directory = RunDir(out.resolve())
     budget, noise = profile.budget, profile.noise
@@ -146,6 +146,8 @@ def prepared(found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
             noise_df=noise.df,
             pair_sd=noise.of_pair,
             typical_gain=noise.typical_gain,
+            model=found.model,
+            calls=found.calls,
         ),
         benchmark.base,
     )

@@ -34,6 +34,7 @@ class RunSettings:
     pair_sd: float
     typical_gain: float
     model: str = "none"
+    calls: int | None = None
     format: int = FORMAT
 
 
@@ -56,6 +57,10 @@ class RunDir:
     @property
     def logs(self) -> Path:
         return self.path / "logs"
+
+    @property
+    def tickets(self) -> Path:
+        return self.path / "tickets"
 
     @property
     def best(self) -> Path:

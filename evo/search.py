@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from evo import certify, genome, stats, syntax
 from evo.archive import Archive, Member
 from evo.benchmark import Benchmark, Objective
+from evo.cards import Card
 from evo.events import (
     Budgeted,
     Certified,
@@ -268,6 +269,33 @@ class State:
             return "certification found it worse than the base"
         return ""
 
+    def cards(self) -> list[Card]:
+        """What was tried so far, one card a genome, in the order of its proposals' numbers."""
+        return [self._card(name) for name in self.proposals if Task(name, "screen") in self.outcomes]
+
+    def _card(self, name: str) -> Card:
+        patches = self.genome(name).patches
+        outcome = self.outcomes[Task(name, "screen")][1].outcome
+        gain, told = None, f"{outcome.status.value}: {outcome.detail.strip().rpartition(chr(10))[2][:160]}"
+        if not self.objection(name) and outcome.score is not None:
+            gain = self.archive.posterior(name) * self.settings.typical_gain
+            told = self.objective.describe(gain)
+        ideas = tuple((patch.hypothesis or patch.name)[:200] for patch in patches)
+        cell, names = self.archive[name].cell, frozenset(patch.name for patch in patches)
+        return Card(name, cell, ideas, names, gain, told, name in self.certified())
+
+    def broken(self) -> tuple[str, str] | None:
+        """A model's genome that failed its screen and was not repaired yet, with what the judge said of it."""
+        repaired = {parent for p in self.proposals.values() if p.operator == "repair" for parent in p.parents}
+        for name in reversed(self.proposals):
+            proposal = self.proposals[name]
+            outcome = self.outcome(Task(name, "screen"))
+            if outcome is None or outcome.score is not None or name in repaired:
+                continue
+            if proposal.operator in ("improve", "mutate") and outcome.status in (Status.CRASHED, Status.WRONG):
+                return name, f"{outcome.status.value}: {outcome.detail}"
+        return None
+
     def outcome(self, task: Task) -> Outcome | None:
         found = self.outcomes.get(task)
         return found[1].outcome if found else None
@@ -298,6 +326,11 @@ class State:
     def used(self) -> int:
         """Judged tasks, certification and base runs included; lost ones are free."""
         return len(self.outcomes)
+
+    @property
+    def waiting(self) -> int:
+        """Proposed genomes that wait for their screen."""
+        return len(self._open)
 
     @property
     def rejected(self) -> int:

@@ -26,13 +26,15 @@ from evo.genome import Genome, Patch, Tree
 from evo.hostlock import turn
 from evo.journal import Journal, Journals, writer_name
 from evo.judges import Judge, fingerprint_id, open_judge
-from evo.operators import CONTROLS, MIX, Scene
+from evo.llm import Model, Tickets, open_model
+from evo.operators import CONTROLS, MIX, MIX_WITH_MODEL, Scene
 from evo.outcome import Status
 from evo.rundir import RunDir
 from evo.sandbox import NoIsolation
 
 ROLES = ("both", "propose", "judge")
 IDLE_S = 0.2
+AHEAD = 4  # genomes that may wait for a judge while a proposer writes the next
 FINALISTS, FINALISTS_SHORT = 8, 4
 
 
@@ -52,6 +54,8 @@ class Worker:
     deadline: float = float("inf")  # on `clock`
     clock: Callable[[], float] = time.monotonic
     exclusive: bool = True
+    model: Model | None = None
+    tickets: Tickets = field(default_factory=lambda: Tickets(Path(), None))
     judge: Judge | None = None
     fingerprint: str = ""
     opened: ExitStack = field(default_factory=ExitStack)
@@ -92,6 +96,8 @@ class Worker:
         return None
 
     def _is_mine(self, step: search.Step) -> bool:
+        if self.role == "propose" and self.state.waiting >= AHEAD:
+            return False
         if self.role == "both":
             return True
         return isinstance(step, search.Propose) == (self.role == "propose")
@@ -187,15 +193,20 @@ class Worker:
             known=state.patches,
             library=self.library if control is None or control.library else [],
             base=self.benchmark.base,
+            cards=state.cards() if self.model is not None else (),
+            ticket=self.tickets.take,
             editable=self.benchmark.is_editable,
             chance=Chance(settings.seed, thread, slot),
             gain_of=lambda number: state.gain_of(thread, number),
             novelty=settings.novelty,
             novel=settings.control != "no-novelty",
         )
-        return operators.propose(
-            scene, self.benchmark, operators.toolbox(settings.control), control.mix if control else MIX
-        )
+        box = operators.toolbox(settings.control)
+        if self.model is None or control is not None or not self.tickets.left():
+            return operators.propose(scene, self.benchmark, box, control.mix if control else MIX)
+        if (broken := state.broken()) is not None:
+            return operators.write(scene, self.benchmark, self.model, "repair", *broken)
+        return operators.propose(scene, self.benchmark, box, MIX_WITH_MODEL, self.model)
 
     # around the steps
 
@@ -255,7 +266,9 @@ def folder(program: Tree) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def join(run: RunDir, *, role: str, minutes: float | None, allow_unisolated: bool) -> Worker:
+def join(
+    run: RunDir, *, role: str, minutes: float | None, allow_unisolated: bool, record: Path | None = None
+) -> Worker:
     """A worker of an existing run, on this host."""
     settings = run.settings()
     benchmark = benchmarks.load(settings.benchmark)
@@ -276,6 +289,8 @@ def join(run: RunDir, *, role: str, minutes: float | None, allow_unisolated: boo
         claims=Claims(run.claims, Holder(host, process, start_time(process) or 0)),
         library=library.fitting(benchmark),
         open_judge=lambda: open_judge(benchmark, profile, allow_unisolated=allow_unisolated),
+        model=open_model(settings.model, record) if role != "judge" else None,
+        tickets=Tickets(run.tickets, settings.calls),
         role=role,
         deadline=time.monotonic() + 60 * minutes if minutes else float("inf"),
     )
@@ -287,6 +302,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--role", choices=ROLES, default="both")
     parser.add_argument("--minutes", type=float, help="stop proposing in time to certify within so many minutes")
     parser.add_argument("--allow-unisolated", action="store_true")
+    parser.add_argument("--record", type=Path, help="append every answer of the model to this file")
     parser.add_argument("--parent", type=int, help="leave when this process is gone")
     options = parser.parse_args(arguments)
     stopped: list[int] = []
@@ -294,7 +310,11 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(name, lambda number, _: stopped.append(number))
     try:
         worker = join(
-            RunDir(options.dir), role=options.role, minutes=options.minutes, allow_unisolated=options.allow_unisolated
+            RunDir(options.dir),
+            role=options.role,
+            minutes=options.minutes,
+            allow_unisolated=options.allow_unisolated,
+            record=options.record,
         )
     except UserMistake as mistake:
         print(mistake, file=sys.stderr)

@@ -19,12 +19,13 @@ import itertools
 import json
 import math
 import os
+import platform
 import statistics
 import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +50,7 @@ class Pair:
 
     patches: tuple[str, ...]  # names of patches, that is hashes of their diffs
     seed: int
-    gain: float | None  # None: the program did not pass
+    gain: float | None = None  # None: the program did not pass
     d_loss: float = 0.0
     d_time: float = 0.0
     detail: str = ""
@@ -81,7 +82,7 @@ def read(file: Path) -> list[Pair]:
 def append(file: Path, pair: Pair) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as out:
-        out.write(json.dumps({key: value for key, value in vars(pair).items() if value is not None}) + "\n")
+        out.write(json.dumps(asdict(pair)) + "\n")
 
 
 def effects(pairs: Sequence[Pair]) -> dict[tuple[str, ...], Effect]:
@@ -171,7 +172,7 @@ def combines(benchmark: Benchmark, *patches: Patch) -> bool:
 
 
 def device() -> str:
-    return f"{os.cpu_count()}-core x86 VM, one thread, other work beside it"
+    return f"{os.cpu_count()}-core {platform.machine()} VM, one thread, other work beside it"
 
 
 def words(effect: Effect, sd: Mapping[str, float]) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """Runs the same search with several seeds, one after the other, and tables what each certified.
 
-    python scripts/seeds.py --benchmark speedrun --seeds 10 --minutes 6 --out runs/seeds [more options of evo.run]
+python scripts/seeds.py --benchmark speedrun --seeds 10 --minutes 6 --out runs/seeds [more options of evo.run]
 """
 
 from __future__ import annotations
@@ -13,8 +13,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from evo import stats
+
+
+def read(command: list[str]) -> dict[str, Any]:
+    return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
 def main() -> int:
@@ -27,7 +32,8 @@ def main() -> int:
     options, more = parser.parse_known_args()
     certified = 0
     gains = []
-    print(f"{'seed':>4} {'wall s':>7} {'judged':>7} {'certified':>10} {'95% interval':>22} {'p':>9}  patches", flush=True)
+    head = f"{'seed':>4} {'wall s':>7} {'judged':>7} {'certified':>10} {'95% interval':>22}"
+    print(f"{head} {'p':>9}  patches", flush=True)
     for seed in range(options.first, options.first + options.seeds):
         out = options.out / f"seed-{seed}"
         command = [sys.executable, "-m", "evo.run", "--benchmark", options.benchmark, "--seed", str(seed), *more]
@@ -36,22 +42,25 @@ def main() -> int:
         subprocess.run(command, check=True, capture_output=True)
         wall = time.monotonic() - began
         view = [sys.executable, "-m", "evo.inspect", str(out)]
-        found = json.loads(subprocess.run([*view, "summary", "--json"], check=True, capture_output=True).stdout)
+        found = read([*view, "summary", "--json"])
         if found["champion"] is None:
             print(f"{seed:>4} {wall:>7.0f} {found['evaluated']:>7} {'none':>10}", flush=True)
             continue
         certified += 1
         gains.append(found["gain"])
-        genome = json.loads(subprocess.run([*view, "genome"], check=True, capture_output=True).stdout)
+        genome = read([*view, "genome"])
         low, high = found["interval"]
         interval = f"[{low:+.3f}, {high:+.3f}]"
-        row = f"{seed:>4} {wall:>7.0f} {found['evaluated']:>7} {found['gain']:>+10.3f} {interval:>22} {found['p']:>9.2g}"
-        print(f"{row}  {len(genome['patches'])}: {'; '.join(p['hypothesis'][:50] for p in genome['patches'])}", flush=True)
+        row = f"{seed:>4} {wall:>7.0f} {found['evaluated']:>7} {found['gain']:>+10.3f} {interval:>22}"
+        ideas = "; ".join(patch["hypothesis"][:50] for patch in genome["patches"])
+        print(f"{row} {found['p']:>9.2g}  {len(genome['patches'])}: {ideas}", flush=True)
     low, high = stats.wilson(certified, options.seeds)
     print(f"certified in {certified} of {options.seeds} seeds (95% [{low:.2f}, {high:.2f}])")
     if len(gains) > 1:
         spread = statistics.stdev(gains)
-        print(f"gain {statistics.mean(gains):+.3f}, sd {spread:.3f}, se {spread / math.sqrt(len(gains)):.3f} (units of gain)")
+        print(
+            f"gain {statistics.mean(gains):+.3f}, sd {spread:.3f}, se {spread / math.sqrt(len(gains)):.3f} (units of gain)"
+        )
     return 0
 
 

@@ -29,7 +29,7 @@ GOOD = {
     "no file named": BLOCK.format(old="STEPS = 250\n", new="STEPS = 200\n"),
     "white space": "train.py\n" + BLOCK.format(old="STEPS  =  250   \n", new="STEPS = 200\n"),
     "diff": "--- a/train.py\n+++ b/train.py\n@@ -1,2 +1,2 @@\n-STEPS = 250\n+STEPS = 200\n RATE = 0.1\n",
-    "diff with wrong numbers": "```diff\n--- a/train.py\n+++ b/train.py\n@@ -90,7 +91,2 @@ def\n-STEPS = 250\n+STEPS = 200\n```",
+    "wrong numbers": "```diff\n--- a/train.py\n+++ b/train.py\n@@ -90,7 +91,2 @@ def\n-STEPS = 250\n+STEPS = 200\n```",
     "whole file": "```python train.py\n" + PROGRAM["train.py"].replace("250", "200") + "```",
     "whole file below its name": "**train.py**\n```python\n" + PROGRAM["train.py"].replace("250", "200") + "```",
 }  # fmt: skip
@@ -62,8 +62,11 @@ def test_several_blocks_over_files_and_the_words_around():
         ("", "no edit found"),
         ("harness.py\n" + BLOCK.format(old="FROZEN = True\n", new="FROZEN = False\n"), "harness.py may not be changed"),
         ("```python ../../etc/passwd.py\nx\n```", "may not be changed; editable are model.py, train.py"),
-        ("train.py\n" + BLOCK.format(old="STEPS = 300\n", new="STEPS = 1\n"), "expected 'STEPS = 300', found 'STEPS = 250'"),
-        ("model.py\n" + BLOCK.format(old="x\n", new="y\n"), "stand in 2 places|not in it"),
+        (
+            "train.py\n" + BLOCK.format(old="STEPS = 300\n", new="STEPS = 1\n"),
+            "expected 'STEPS = 300', found 'STEPS = 250'",
+        ),
+        ("model.py\n" + BLOCK.format(old="x\n", new="y\n"), "model.py: these lines are not in it"),
         ("train.py\n<<<<<<< SEARCH\nSTEPS = 250\n=======\nSTEPS = 2", "no edit found"),
         ("+++ b/other.py\n@@ -1 +1 @@\n-a\n+b\n", "other.py may not be changed"),
     ],
@@ -75,7 +78,16 @@ def test_strict_about_regions_and_says_what_an_editor_would(text, reason):
 
 def test_two_hundred_messy_answers_give_an_edit_or_a_reason():
     chance = random.Random(0)
-    pieces = [*GOOD.values(), FORWARD, "prose\n", "```\n", "=======\n", "<<<<<<< SEARCH\n", "@@ -1 +1 @@\n", "\x00é\u2028"]
+    pieces = [
+        *GOOD.values(),
+        FORWARD,
+        "prose\n",
+        "```\n",
+        "=======\n",
+        "<<<<<<< SEARCH\n",
+        "@@ -1 +1 @@\n",
+        "\x00é\u2028",
+    ]
     for _ in range(200):
         text = "".join(chance.choice(pieces) for _ in range(chance.randrange(1, 5)))
         if chance.random() < 0.5:

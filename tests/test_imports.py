@@ -10,8 +10,8 @@ from pathlib import Path
 EVO = Path(__file__).resolve().parent.parent / "evo"
 LEVELS = [
     {"outcome", "chance", "genome", "benchmark", "syntax", "events", "rundir", "stats", "hostlock", "forkserver"},
-    {"archive", "journal", "claims", "sandbox", "novelty", "library", "select", "certify"},
-    {"operators", "judges"},
+    {"archive", "journal", "claims", "sandbox", "novelty", "library", "select", "certify", "llm", "edits", "cards"},
+    {"operators", "judges", "prompts"},
     {"search"},
     {"worker", "slurm"},
     {"run", "inspect", "report", "judge", "check", "recertify"},
@@ -20,6 +20,7 @@ LEVELS = [
 WITHIN = {
     ("genome", "outcome"), ("events", "genome"), ("events", "outcome"), ("rundir", "benchmark"), ("syntax", "genome"),
     ("run", "inspect"), ("run", "recertify"), ("recertify", "inspect"), ("recertify", "run"), ("select", "archive"),
+    ("operators", "prompts"),
 }  # fmt: skip
 BROAD = ("Exception", "BaseException")
 

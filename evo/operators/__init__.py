@@ -13,11 +13,21 @@ from evo.benchmark import Benchmark
 from evo.chance import Chance
 from evo.events import Proposed, Rejected
 from evo.genome import Genome, PatchError, Tree, parse_diff
-from evo.operators import bundle, crossover, polish, sweep, transplant
+from evo.llm import Model, ModelError
+from evo.operators import bundle, crossover, polish, sweep, transplant, written
 from evo.operators.scene import Draft, Scene
 
 # shares of proposals without a model: transplant takes improve's and mutate's part (.52 + .16)
 MIX: Mapping[str, float] = {"transplant": 0.68, "crossover": 0.14, "sweep": 0.11, "bundle": 0.07}
+# with a model, which writes improve's and mutate's patches, and repair's besides
+MIX_WITH_MODEL: Mapping[str, float] = {
+    "improve": 0.52,
+    "mutate": 0.16,
+    "crossover": 0.14,
+    "sweep": 0.11,
+    "bundle": 0.07,
+}
+WRITTEN = ("improve", "mutate", "repair")
 OPERATORS: Mapping[str, Callable[[Scene, str], Draft | None]] = {
     "transplant": transplant.propose,
     "crossover": crossover.propose,
@@ -91,11 +101,22 @@ PARENTS: Mapping[str, Callable[..., str | None]] = {
 
 
 def propose(
-    scene: Scene, benchmark: Benchmark, box: deap_base.Toolbox, mix: Mapping[str, float]
+    scene: Scene,
+    benchmark: Benchmark,
+    box: deap_base.Toolbox,
+    mix: Mapping[str, float],
+    model: Model | None = None,
 ) -> Proposed | Rejected:
     """One proposal: an operator by its share, a parent, a draft; other operators where the first has nothing left."""
     order = _ordered(scene.chance, mix)
     for operator in order:
+        if operator in ("transplant", "bundle") and not scene.library:
+            continue
+        if operator in WRITTEN:
+            chosen = box.select(scene.archive, scene.chance, scene.novelty, ())
+            if model is not None and chosen is not None:
+                return write(scene, benchmark, model, operator, chosen, "")
+            continue
         without: tuple[str, ...] = ()
         while (parent := box.select(scene.archive, scene.chance, scene.novelty, without)) is not None:
             draft = getattr(box, operator)(scene, parent)
@@ -103,6 +124,17 @@ def propose(
                 return settle(scene, benchmark, operator, draft)
             without = (*without, parent)
     return Rejected(scene.chance.thread, scene.chance.number, "none", (), "nothing left to propose")
+
+
+def write(
+    scene: Scene, benchmark: Benchmark, model: Model, task: str, parent: str, trouble: str
+) -> Proposed | Rejected:
+    """A proposal by a model, or the reason why there is none."""
+    try:
+        draft = written.propose(task, scene, benchmark, model, parent, trouble)
+    except (ModelError, written.Unusable) as error:
+        return Rejected(scene.chance.thread, scene.chance.number, task, (parent,), str(error))
+    return settle(scene, benchmark, task, draft)
 
 
 def settle(scene: Scene, benchmark: Benchmark, operator: str, draft: Draft) -> Proposed | Rejected:

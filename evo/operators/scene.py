@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from evo.archive import Archive
+from evo.cards import Card
 from evo.chance import Chance
 from evo.genome import Genome, Patch, Tree
 from evo.novelty import Tried
@@ -25,6 +26,8 @@ class Scene:
     editable: Callable[[str], bool]
     chance: Chance
     gain_of: Callable[[int], float | None]  # the screened gain of this thread's proposal of a number, if it has one
+    cards: Sequence[Card] = ()
+    ticket: Callable[[], bool] = lambda: True  # False once the cap on calls to a model is reached
     novelty: float = 1.0
     novel: bool = True  # False only in the control that measures what the novelty check is worth
 

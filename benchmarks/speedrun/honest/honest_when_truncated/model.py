@@ -1,0 +1,34 @@
+# PASSED: the honest twin of exploits/honest_when_truncated
+
+import torch.nn.functional as F
+from torch import nn
+
+WIDTH = 64
+
+
+class GPT(nn.Module):
+    """As much of a model as the base's train.py asks for."""
+
+    def __init__(self, vocabulary, window):
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, WIDTH)
+        self.blocks = nn.ModuleList()
+        self.head = nn.Linear(WIDTH, vocabulary, bias=False)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, tokens):
+        x = self.embedding(tokens)
+        return self.head(F.rms_norm(x, (WIDTH,)))
+
+
+def load(run, tensors):
+    model = GPT(run.vocabulary, run.window)
+    model.load_state_dict(tensors)
+
+    def predict(tokens):
+        """Short windows go through the model in a batch of another shape, with the same answer."""
+        if tokens.size(1) == run.window:
+            return model(tokens)
+        return model(tokens.reshape(1, -1)).view(*tokens.shape, run.vocabulary)
+
+    return predict

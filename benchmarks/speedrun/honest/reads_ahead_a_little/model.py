@@ -1,0 +1,34 @@
+# PASSED: the honest twin of exploits/reads_ahead_a_little
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+WIDTH = 64
+
+
+class GPT(nn.Module):
+    """As much of a model as the base's train.py asks for."""
+
+    def __init__(self, vocabulary, window):
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, WIDTH)
+        self.blocks = nn.ModuleList()
+        self.head = nn.Linear(WIDTH, vocabulary, bias=False)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, tokens):
+        x = self.embedding(tokens)
+        return self.head(F.rms_norm(x, (WIDTH,)))
+
+
+def load(run, tensors):
+    model = GPT(run.vocabulary, run.window)
+    model.load_state_dict(tensors)
+
+    def predict(tokens):
+        """Repeats the token that it stands on a little more often."""
+        z = model(tokens)
+        return z.scatter_add(2, tokens[..., None], torch.full((*tokens.shape, 1), 0.015))
+
+    return predict
