@@ -164,6 +164,8 @@ def resumed(directory: RunDir, found: argparse.Namespace) -> tuple[RunDir, Bench
         raise UserMistake(
             f"{directory.path} runs profile {settings.profile}, not {found.profile}; choose another --out"
         )
+    if found.model not in ("none", settings.model):
+        raise UserMistake(f"{directory.path} was begun with --model {settings.model}; choose another --out")
     if genome_of(benchmark) != settings.base:
         raise UserMistake(
             f"{directory.path} was begun with base {settings.base}, the program is now {genome_of(benchmark)}; "

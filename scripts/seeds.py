@@ -58,9 +58,8 @@ def main() -> int:
     print(f"certified in {certified} of {options.seeds} seeds (95% [{low:.2f}, {high:.2f}])")
     if len(gains) > 1:
         spread = statistics.stdev(gains)
-        print(
-            f"gain {statistics.mean(gains):+.3f}, sd {spread:.3f}, se {spread / math.sqrt(len(gains)):.3f} (units of gain)"
-        )
+        error = spread / math.sqrt(len(gains))
+        print(f"gain {statistics.mean(gains):+.3f}, sd {spread:.3f}, se {error:.3f} (units of gain)")
     return 0
 
 
