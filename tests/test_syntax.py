@@ -57,6 +57,11 @@ def test_a_seed_is_no_idea():
     ("old", "new", "depth"),
     [
         ("0.1", "-0.3", Footprint.CONSTANTS),
+        ("0.1", "1e-3", Footprint.CONSTANTS),
+        ("0.1", "0x1F", Footprint.CONSTANTS),
+        ("softmax(-1)", "softmax(1)", Footprint.CONSTANTS),
+        ("x * RATE", "x + RATE", Footprint.LOCAL),
+        ("0.1", "0.1 * 2", Footprint.LOCAL),
         ("z - y", "z - 2 * y", Footprint.LOCAL),
         ("def attention", "def extra():\n    pass\n\n\ndef attention", Footprint.STRUCTURAL),
         ("def attention", "@triton.jit\ndef kernel(p):\n    pass\n\n\ndef attention", Footprint.KERNEL),
