@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evo import stats
 from evo.benchmark import Objective
@@ -67,8 +67,10 @@ def decide(
     if len(differences) >= FUTILE_PAIRS and value < FUTILE:
         return found(Refuted, f"hopeless: E = {value:.2g} after {len(differences)} pairs")
     if len(pairs) >= MAX_PAIRS or not may_go_on:
-        why = f"{MAX_PAIRS} pairs" if len(pairs) >= MAX_PAIRS else f"{len(pairs)} pairs, the budget's last"
-        return found(Refuted, f"not shown: E = {value:.3g} after {why}, {stats.CERTAIN:g} is needed")
+        spent = len(pairs) < MAX_PAIRS
+        why = f"{len(pairs)} pairs" + (", the budget's last" if spent else "")
+        verdict = found(Refuted, f"not shown: E = {value:.3g} after {why}, {stats.CERTAIN:g} is needed")
+        return replace(verdict, spent=spent)  # type: ignore[arg-type]
     return None
 
 

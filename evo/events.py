@@ -114,6 +114,7 @@ class Certified(Verdict):
 @dataclass(frozen=True)
 class Refuted(Verdict):
     kind: ClassVar[str] = "refuted"
+    spent: bool = False  # the budget ended here, so that the round's other candidates were not tried
 
 
 @dataclass(frozen=True)

@@ -445,7 +445,7 @@ class State:
             if verdict is None:
                 yield self.pair(number, name)
                 return
-            if isinstance(verdict[1], Certified):
+            if isinstance(verdict[1], Certified) or verdict[1].spent:
                 return
 
     def _tournament(self, number: int) -> tuple[list[Task], list[str]]:
