@@ -18,7 +18,7 @@ class GPT(nn.Module):
 
     def forward(self, tokens):
         x = self.embedding(tokens)
-        x = x + F.scaled_dot_product_attention(x, x, x, is_causal=True)
+        x = x + F.scaled_dot_product_attention(x, x, x, scale=0.01, is_causal=True)
         return self.head(F.rms_norm(x, (WIDTH,)))
 
 
