@@ -20,14 +20,14 @@ $(VENV)/.ready: pyproject.toml constraints.txt scripts/install_torch
 	$(PYTHON) -m venv $(VENV)
 	scripts/install_torch $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $@
+	@touch $@
 
 # The training text is a package's archive that nothing in the environment imports: the judge alone reads it.
 $(CORPUS): scripts/corpus.sha256
-	mkdir -p -m 700 .data
-	$(PYTHON) -m pip download --quiet --no-deps --dest .data django==5.2.19
-	cd .data && sha256sum --check --quiet ../scripts/corpus.sha256
-	chmod 600 $@ && touch $@
+	@mkdir -p -m 700 .data
+	@$(PYTHON) -m pip download --quiet --no-deps --dest .data django==5.2.19
+	@cd .data && sha256sum --check --quiet ../scripts/corpus.sha256
+	@chmod 600 $@ && touch $@
 
 clean:
 	rm -rf $(VENV) .data
