@@ -280,13 +280,13 @@ class TrainingJudge:
         chance = random.Random(hashlib.sha256(self.secret + str(seed).encode()).digest())
         cuts = Cuts.draw(len(self._windows), s.window, chance)
         # One after the other, although both could build at once: two that run together can signal through the load.
-        with sealed(checkpoint) as fd:
-            with self._start(program, "score", seed, keep_output=False) as turn:
-                first = _Scorer(s, self.limits, turn)
-                nats, whole = self._whole_windows(first, fd, cuts, chance)
-            with self._start(program, "score", seed, keep_output=False) as turn:
-                second = _Scorer(s, self.limits, turn)
-                truncated = self._truncated_windows(second, fd, cuts, chance)
+        # Each has a file of its own: attributes and offset of a shared one would carry windows from one to the other.
+        with sealed(checkpoint) as fd, self._start(program, "score", seed, keep_output=False) as turn:
+            first = _Scorer(s, self.limits, turn)
+            nats, whole = self._whole_windows(first, fd, cuts, chance)
+        with sealed(checkpoint) as fd, self._start(program, "score", seed, keep_output=False) as turn:
+            second = _Scorer(s, self.limits, turn)
+            truncated = self._truncated_windows(second, fd, cuts, chance)
         measures["score_s"] = first.used_s
         targets = self._windows.targets
         loss = bits_per_byte(nats[: s.windows], targets[: s.windows], self.corpus.token_bytes)
