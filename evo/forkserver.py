@@ -76,6 +76,10 @@ SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     # two sandboxes share read-only files: what lets one see the other's use of them
     "fanotify_init": (300, 262), "fanotify_mark": (301, 263), "inotify_init": (253, None), "inotify_init1": (294, 26),
     "inotify_add_watch": (254, 27), "cachestat": (451, 451),
+    # the page cache of those files, one page a bit: dropping pages, and asking which are there
+    "fadvise64": (221, 223), "readahead": (187, 213), "preadv2": (327, 286), "mincore": (27, 232), "madvise": (28, 233),
+    # notes left on an inode that another sandbox gets to see
+    "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "setxattrat": (463, 463),
     # memory that no limit counts
     "shmget": (29, 194), "memfd_secret": (447, 447), "memfd_create": (319, 279),
     # looked at by argument, or only without children
@@ -85,7 +89,7 @@ SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "waitid": (247, 95), "capset": (126, 91), "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446),
 }  # fmt: skip
-BY_ARGUMENT = {"clone", "clone3", "socket", "fcntl", "ioctl", "memfd_create"}
+BY_ARGUMENT = {"clone", "clone3", "socket", "fcntl", "ioctl", "memfd_create", "madvise"}
 CHILDLESS = {"fork", "vfork", "execve", "execveat", "flock"}
 USED_HERE = {"waitid", "capset", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"}
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -216,6 +220,9 @@ def filter_program(children: bool, cuda: bool) -> bytes:
     commands = [*locks, 1024, 1026]  # F_SETLEASE, F_NOTIFY
     tests = [part for command in commands for part in (one(equal, command, 0, 1), one(give, refuse))]
     block("fcntl", argument(1), *tests, one(give, allow))
+    # MADV_RANDOM, SEQUENTIAL, WILLNEED, COLD, PAGEOUT, POPULATE_READ: the page cache again; allocators use the others
+    advice = [part for value in (1, 2, 3, 20, 21, 22) for part in (one(equal, value, 0, 1), one(give, refuse))]
+    block("madvise", argument(2), *advice, one(give, allow))
     if not cuda:
         block("memfd_create", one(give, refuse))  # neither RLIMIT_AS nor a tmpfs size counts it
     program.append(one(give, allow))

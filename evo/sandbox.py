@@ -7,7 +7,9 @@
 
 What it does not cover: the kernel itself, hardware side channels, the memory of many processes taken together (with
 `children`, each one has the whole `memory_mb`), and two turns that run at the same time and want to signal to each
-other through the load they put on the machine. Let turns that must share nothing run one after the other.
+other through the load they put on the machine. Let turns that must share nothing run one after the other. Even then a
+turn can read files that nobody has read for long, and a later one can time which of them are in memory: the calls that
+make this exact are refused, the slow and noisy way round them is not closed.
 """
 
 from __future__ import annotations

@@ -463,7 +463,8 @@ def test_dangerous_calls_are_refused(run: Callable[..., Result]) -> None:
                    userfaultfd=323, mount=165, unshare=272, setns=308, kexec_load=246, init_module=175, reboot=169,
                    clock_settime=227, settimeofday=164, adjtimex=159, personality=135, pidfd_getfd=438, chroot=161,
                    swapon=167, setpriority=141, inotify_init1=294, shmget=29, flock=73, fsopen=430, open_tree=428,
-                   fork=57, clone=56)
+                   fork=57, clone=56, fadvise64=221, readahead=187, preadv2=327, mincore=27, setxattr=188,
+                   lsetxattr=189, fsetxattr=190)
     if os.uname().machine == "x86_64":
         for name, number in numbers.items():
             number_refused(number, 0, 0, 0, 0, 0)
@@ -475,6 +476,25 @@ def test_dangerous_calls_are_refused(run: Callable[..., Result]) -> None:
         except PermissionError:
             continue
         raise SystemExit("allowed")
+    """
+    )
+    assert result.ending == Ending("exited", 0), result.output
+
+
+def test_one_turn_leaves_nothing_for_the_next(run: Callable[..., Result]) -> None:
+    """Neither as an attribute of a file that both see, nor as pages of one that are or are not in memory."""
+    result = run(
+        REFUSED
+        + """
+    import mmap, os
+    fd = os.open(os.__file__, os.O_RDONLY)
+    refused(lambda: os.setxattr(fd, "user.note", b"x"))
+    refused(lambda: os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED))
+    refused(lambda: os.preadv(fd, [bytearray(1)], 0, os.RWF_NOWAIT))
+    view = mmap.mmap(fd, 4096, prot=mmap.PROT_READ)
+    for advice in (mmap.MADV_RANDOM, mmap.MADV_WILLNEED, 21):
+        refused(lambda: view.madvise(advice))
+    mmap.mmap(-1, 8192).madvise(mmap.MADV_DONTNEED)  # what allocators need is allowed
     """
     )
     assert result.ending == Ending("exited", 0), result.output
