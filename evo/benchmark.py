@@ -72,6 +72,12 @@ class Objective:
             return sign * math.log(score / base)
         return sign * (score - base)
 
+    def complaint(self, score: float) -> str:
+        """Why gains cannot be made of a score, or an empty text."""
+        if self.gain == "log-ratio" and score <= 0:
+            return f"score {score:g}: gain = 'log-ratio' needs scores above 0; use gain = 'difference' for this objective"
+        return ""
+
     def describe(self, gain: float) -> str:
         """A gain as a person says it: '12.3% fewer s' or '0.012 bpb'."""
         if self.gain == "log-ratio":
@@ -88,6 +94,15 @@ class Noise:
     df: float  # degrees of freedom behind sd
     typical_gain: float  # median absolute gain of single patches: the unit of search
     pair_sd: float | None = None  # of a paired difference; sqrt(2) sd where it was not measured
+
+    def __post_init__(self) -> None:
+        for name in ("sd", "df", "typical_gain", "pair_sd"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserMistake(
+                    f"[noise] {name}: expected a number above 0, found {value}; for a deterministic score give the "
+                    "smallest difference worth a word"
+                )
 
     @property
     def of_pair(self) -> float:

@@ -17,6 +17,7 @@ class Journal:
     def __init__(self, folder: Path, writer: str, clock: Callable[[], float]) -> None:
         self.writer = writer
         self._clock = clock
+        self._torn = False
         self._file = os.open(folder / f"{writer}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
 
     def append(self, *facts: Event) -> None:
@@ -24,10 +25,13 @@ class Journal:
         if not facts:
             return
         text = "".join(events.dump(fact, self._clock()) + "\n" for fact in facts)
-        data = text.encode()
+        # a line that a full disk cut off is ended first, or it would swallow this one
+        data = (("\n" if self._torn else "") + text).encode()
+        self._torn = True
         while data:
             data = data[os.write(self._file, data) :]
         os.fdatasync(self._file)
+        self._torn = False
 
     def close(self) -> None:
         os.close(self._file)

@@ -67,7 +67,8 @@ class Outcome:
 
 
 def tail(text: str, limit: int = DETAIL_LIMIT) -> str:
-    """The end of a text, since the reason for a crash stands last."""
+    """The end of a text, since the reason for a crash stands last; lone surrogates, which no file can hold, replaced."""
+    text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= limit else "[...]" + text[-(limit - 5) :]
 
 

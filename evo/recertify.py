@@ -82,8 +82,9 @@ def weigh(crew: worker.Worker, own: Genome, patch: Patch, say: Say) -> Share:
     stage = f"leave{len(state.verdicts)}-{own.name}-{patch.name}"
     noise = state.settings
     differences: list[float] = []
-    while len(differences) < certify.LEAVE_OUT_PAIRS:
-        crew.one_pair(own.name, rival.name, stage, len(state.pairs(stage, own.name, rival.name)))
+    pairs: list[certify.PairResult] = []
+    while len(pairs) < certify.LEAVE_OUT_PAIRS and not state.given_up(stage, len(pairs), own.name, rival.name):
+        crew.one_pair(own.name, rival.name, stage, len(pairs))
         pairs = state.pairs(stage, own.name, rival.name)
         differences = [d for pair in pairs if (d := pair.difference(state.objective)) is not None]
         if len(pairs) >= 2 and not differences:

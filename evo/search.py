@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,7 @@ from evo.outcome import Outcome, Status
 from evo.rundir import RunSettings
 
 LOST_LIMIT = 3  # a task that we failed to judge this often is given up
+REPAIRS = 2  # of one genome that a model wrote and the judge refused
 SHORT = 300  # evaluations; shorter runs validate once, at the end, with fewer finalists
 
 
@@ -179,7 +181,7 @@ class State:
         first = self.proposals.get(name)
         if first is not None:
             if (event.thread, event.number) < (first.thread, first.number):
-                self.proposals[name] = event
+                self._refold()  # parents, cell and offspring follow the proposal that names the genome
             return
         self.proposals[name] = event
         self.tried.add(name, event.patches, event.identity, event.seedless)
@@ -188,7 +190,8 @@ class State:
         for parent in dict.fromkeys(event.parents):
             if parent in self.archive:
                 self.archive.change(parent, offspring=self.archive[parent].offspring + 1)
-        if event.operator != "simplify" and Task(name, "screen") not in self.outcomes:
+        screen = Task(name, "screen")
+        if event.operator != "simplify" and screen not in self.outcomes and self.losses.get(screen, 0) < LOST_LIMIT:
             self._open[name] = None
         self._judge_member(name)
         for task in self._tasks_of.get(name, ()):
@@ -230,7 +233,8 @@ class State:
     def _base_scores(self) -> list[float]:
         tasks = (Task(self.base.name, "base", k) for k in range(self.settings.base_runs))
         found = (self.outcome(task) for task in tasks)
-        return [outcome.score for outcome in found if outcome is not None and outcome.score is not None]
+        scores = [outcome.score for outcome in found if outcome is not None and outcome.score is not None]
+        return [score for score in scores if not self.objective.complaint(score)]
 
     def _score(self, task: Task) -> None:
         if task.genome not in self.archive or task.genome == self.base.name or self.base_mean is None:
@@ -238,6 +242,8 @@ class State:
         outcome = self.outcomes[task][1].outcome
         if outcome.score is None:
             self._judge_member(task.genome)
+        elif self.objective.complaint(outcome.score):
+            return  # of a journal written before judges' scores were looked at
         elif task.stage == "screen" or task.stage.startswith("finalist"):
             self.archive.change(task.genome, score=(task.name, self.gain(outcome.score) / self.settings.typical_gain))
 
@@ -286,11 +292,12 @@ class State:
 
     def broken(self) -> tuple[str, str] | None:
         """A model's genome that failed its screen and was not repaired yet, with what the judge said of it."""
-        repaired = {parent for p in self.proposals.values() if p.operator == "repair" for parent in p.parents}
+        repairs = (event for _, event in self.slots.values() if event.operator == "repair")
+        attempts = Counter(parent for event in repairs for parent in event.parents)
         for name in reversed(self.proposals):
             proposal = self.proposals[name]
             outcome = self.outcome(Task(name, "screen"))
-            if outcome is None or outcome.score is not None or name in repaired:
+            if outcome is None or outcome.score is not None or attempts[name] >= REPAIRS:
                 continue
             if proposal.operator in ("improve", "mutate") and outcome.status in (Status.CRASHED, Status.WRONG):
                 return name, f"{outcome.status.value}: {outcome.detail}"
@@ -440,12 +447,13 @@ class State:
         yield from (Judge(task) for task in missing)
         if missing:
             return
-        for name in [name for name in ranking if not self.objection(name)][: certify.CANDIDATES]:
-            verdict = self.verdicts.get((number, name))
-            if verdict is None:
+        # counted before objections are looked at: a verdict can be one, and would otherwise make room for a fourth
+        given = [self.verdicts[number, name][1] for name in ranking if (number, name) in self.verdicts]
+        if len(given) >= certify.CANDIDATES or any(isinstance(v, Certified) or v.spent for v in given):
+            return
+        for name in ranking:
+            if (number, name) not in self.verdicts and not self.objection(name):
                 yield self.pair(number, name)
-                return
-            if isinstance(verdict[1], Certified) or verdict[1].spent:
                 return
 
     def _tournament(self, number: int) -> tuple[list[Task], list[str]]:
@@ -494,6 +502,10 @@ class State:
             if sides[0] is None or sides[1] is None:
                 return found
             found.append(certify.PairResult(sides[0][1], sides[1][1]))
+
+    def given_up(self, stage: str, k: int, *sides: str) -> bool:
+        """True if a side of a pair was lost so often that the pair is not tried again."""
+        return any(self.losses.get(Task(side, stage, k), 0) >= LOST_LIMIT for side in sides)
 
     def evaluations_left(self) -> int:
         return self.settings.evaluations - self.used

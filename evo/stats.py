@@ -75,9 +75,13 @@ def _log_sum(values: np.ndarray) -> np.ndarray:
 
 
 def interval(differences: Sequence[float], sd: float, df: float, level: float = DOUBT) -> tuple[float, float]:
-    """The means that the same evidence does not reject: a confidence sequence, valid at every stopping time."""
+    """The means that the same evidence does not reject: a confidence sequence, valid at every stopping time.
+
+    An edge so far out that few pairs over few degrees of freedom never reject it is given as 1e6 spreads: journals
+    hold finite numbers only.
+    """
     if not differences:
-        return -math.inf, math.inf
+        raise ValueError("an interval needs at least one difference")
     centre = math.fsum(differences) / len(differences)
     width = max(math.sqrt(df * sd * sd / max(df, 1.0)), max(abs(d - centre) for d in differences), 1e-12)
 
@@ -89,7 +93,7 @@ def interval(differences: Sequence[float], sd: float, df: float, level: float = 
         while not rejected(centre + sign * outer):
             outer *= 2
             if outer > 1e6 * width:
-                return sign * math.inf
+                return centre + sign * 1e6 * width
         inner = 0.0
         for _ in range(40):
             middle = (inner + outer) / 2

@@ -28,7 +28,7 @@ from evo.journal import Journal, Journals, writer_name
 from evo.judges import Judge, fingerprint_id, open_judge
 from evo.llm import Model, Tickets, open_model
 from evo.operators import CONTROLS, MIX, MIX_WITH_MODEL, Scene
-from evo.outcome import Status
+from evo.outcome import Outcome, Status
 from evo.rundir import RunDir
 from evo.sandbox import NoIsolation
 
@@ -135,6 +135,8 @@ class Worker:
         with folder(program) as place:
             outcome = judge.judge(place, stage=task.stage, seed=self.seed(task))
         seconds = self.clock() - began
+        if outcome.score is not None and (complaint := self.state.objective.complaint(outcome.score)):
+            outcome = Outcome.failed(Status.WRONG, complaint, **outcome.measures)
         if outcome.status is Status.LOST:
             return Lost(task, outcome.detail)
         return Evaluated(task, outcome, round(seconds, 3), self.fingerprint)
@@ -157,7 +159,7 @@ class Worker:
             df=state.settings.noise_df,
             may_go_on=(state.evaluations_left() if left is None else left) >= 2
             and self.clock() < self.deadline
-            and state.losses.get(Task(step.candidate, step.stage, len(pairs)), 0) < search.LOST_LIMIT,
+            and not state.given_up(step.stage, len(pairs), step.candidate, step.rival),
         )
         if verdict is not None:
             return [verdict]
