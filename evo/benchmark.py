@@ -75,7 +75,9 @@ class Objective:
     def complaint(self, score: float) -> str:
         """Why gains cannot be made of a score, or an empty text."""
         if self.gain == "log-ratio" and score <= 0:
-            return f"score {score:g}: gain = 'log-ratio' needs scores above 0; use gain = 'difference' for this objective"
+            return (
+                f"score {score:g}: gain = 'log-ratio' needs scores above 0; use gain = 'difference' for this objective"
+            )
         return ""
 
     def describe(self, gain: float) -> str:

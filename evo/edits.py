@@ -13,7 +13,7 @@ SEARCH = re.compile(
     r"^[ \t]*<{5,9} ?SEARCH[^\n]*\n(?P<old>.*?)^[ \t]*={5,9}[^\n]*\n(?P<new>.*?)^[ \t]*>{5,9} ?REPLACE", re.M | re.S
 )
 FENCE = re.compile(r"^```[\w+-]*[ \t]*(?P<path>[\w./-]+\.\w+)?[^\n]*\n(?P<body>.*?)^```[ \t]*$", re.M | re.S)
-HUNK = re.compile(r"^@@.*?@@[^\n]*\n(?P<body>(?:[ +\-\\].*\n?|\n)*)", re.M)
+HUNK = re.compile(r"^@@[^\n]*\n(?P<body>(?:[ +\-\\].*\n?|\n)*)", re.M)
 PATH = re.compile(r"(?:^|[\s`*#(\[])(?P<path>[\w-]+(?:/[\w.-]+)*\.\w+)")
 HYPOTHESIS = re.compile(r"^\W*hypothesis\W*[:=]\W*(?P<text>.+)$", re.I | re.M)
 CATEGORY = re.compile(r"^\W*category\W*[:=]\W*(?P<text>\w+)", re.I | re.M)
@@ -31,12 +31,14 @@ class Answer:
 @dataclass(frozen=True)
 class _Edit:
     path: str
-    old: str  # empty: the whole file is `new`
+    old: str
     new: str
+    whole: bool = False  # the whole file becomes `new`
 
 
 def read(text: str, program: Tree, editable: Callable[[str], bool]) -> Answer:
     """Applies what a model wrote to the program it was shown. Raises PatchError with what an editor would say."""
+    text = text.encode("utf-8", "replace").decode()  # a lone surrogate fits no file
     edits = _search_replace(text, program) or _unified(text) or _whole_files(text, program)
     if not edits:
         raise PatchError(
@@ -47,9 +49,14 @@ def read(text: str, program: Tree, editable: Callable[[str], bool]) -> Answer:
         if not editable(edit.path):
             names = ", ".join(path for path in program if editable(path))
             raise PatchError(f"{edit.path} may not be changed; editable are {names}")
-        if edit.path not in tree and edit.old:
+        if edit.path not in tree and edit.old.strip():
             raise PatchError(f"{edit.path}: no such file; there are {', '.join(tree)}")
-        tree[edit.path] = _replaced(tree[edit.path], edit) if edit.old else _ended(edit.new)
+        if edit.whole or edit.path not in tree:
+            tree[edit.path] = _ended(edit.new)
+        elif edit.old.strip():
+            tree[edit.path] = _replaced(tree[edit.path], edit)
+        else:
+            raise PatchError(f"{edit.path}: nothing says where to insert; quote the lines beside the new ones")
     found = HYPOTHESIS.search(text)
     hint = CATEGORY.search(text)
     return Answer(tree, found["text"].strip(" *`_")[:200] if found else "", hint["text"].lower()[:20] if hint else "")
@@ -67,9 +74,10 @@ def _search_replace(text: str, program: Tree) -> list[_Edit]:
 
 
 def _unified(text: str) -> list[_Edit]:
-    edits = []
+    edits: list[_Edit] = []
     parts = re.split(r"^\+\+\+ (?:b/)?(\S+)[^\n]*\n", text, flags=re.M)
     for path, body in zip(parts[1::2], parts[2::2], strict=True):
+        before = len(edits)
         for match in HUNK.finditer(body):
             lines = [line if line else " " for line in match["body"].rstrip("\n").split("\n")]
             lines = [line for line in lines if not line.startswith(("\\", "--- ", "diff "))]
@@ -77,6 +85,8 @@ def _unified(text: str) -> list[_Edit]:
             new = "".join(line[1:] + "\n" for line in lines if line[0] in " +")
             if old != new:
                 edits.append(_Edit(path, old, new))
+        if len(edits) == before:
+            raise PatchError(f"{path}: the diff changes nothing in it; write its hunks with @@ lines, or leave it out")
     return edits
 
 
@@ -86,7 +96,7 @@ def _whole_files(text: str, program: Tree) -> list[_Edit]:
     for match in FENCE.finditer(text):
         path = match["path"] or _path_before(text[position : match.start()], program)
         if path:
-            edits.append(_Edit(path, "", match["body"]))
+            edits.append(_Edit(path, "", match["body"], whole=True))
         position = match.end()
     return edits
 

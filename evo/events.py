@@ -149,6 +149,9 @@ class Budgeted:
     finalists: tuple[str, ...]
     posteriors: tuple[float, ...]  # in typical gains, frozen here so that halving does not depend on what comes later
     reason: str
+    proposals: int = 0  # made until then
+    used: int = 0  # evaluations until then
+    covers: int = 0  # the budget that this round ends; 0 where it ends none: midway, or out of time
 
 
 @dataclass(frozen=True)

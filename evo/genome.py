@@ -144,6 +144,7 @@ class FileDiff:
     """What a unified diff does to one file: its changes, and the lines it expects to find around and in them."""
 
     creates: bool
+    deletes: bool
     expected: tuple[tuple[int, tuple[str, ...]], ...]  # 0-based position, lines
     hunks: tuple[Hunk, ...]
 
@@ -170,7 +171,9 @@ def parse_diff(diff: str) -> Mapping[str, FileDiff]:
             hunks += [
                 replace(h, start=h.start + start) for h in hunks_between("".join(old), "".join(_side(part, " +")))
             ]
-        found[file.path] = FileDiff(file.is_added_file, tuple(expected), tuple(hunks))
+        # by name, since unidiff takes a file that was empty or becomes so for a new or removed one
+        creates, deletes = file.source_file == "/dev/null", file.target_file == "/dev/null"
+        found[file.path] = FileDiff(creates, deletes, tuple(expected), tuple(hunks))
     if not found:
         raise PatchError("expected a unified diff with at least one file, found none")
     return found
@@ -232,10 +235,10 @@ def apply_diff(diff: str, tree: Tree) -> dict[str, str]:
             expected = "no such file" if change.creates else "the file"
             raise PatchError(f"{path}: expected {expected}, found {'one' if change.creates else 'none'}")
         text = _applied(tree.get(path, ""), change, path)
-        if text or path not in tree:
-            result[path] = text
-        else:
+        if change.deletes:
             del result[path]
+        else:
+            result[path] = text
     return result
 
 
@@ -346,4 +349,6 @@ def patch_between(parent: Genome, base: Tree, child: Tree, **words: str) -> Patc
         patch, kept = trial, candidate
         if not candidate.patches:
             break
+    if build(parent.with_patch(patch), base) != dict(child):
+        raise PatchError("the proposal cannot be written as a diff of text files")
     return patch

@@ -67,7 +67,7 @@ class Outcome:
 
 
 def tail(text: str, limit: int = DETAIL_LIMIT) -> str:
-    """The end of a text, since the reason for a crash stands last; lone surrogates, which no file can hold, replaced."""
+    """The end of a text, since the reason for a crash stands last; without surrogates, which no file can hold."""
     text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= limit else "[...]" + text[-(limit - 5) :]
 

@@ -41,11 +41,9 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="wall clock of this call, certification included")
     parser.add_argument("--workers", type=int, help="local worker processes")
     parser.add_argument("--role", choices=("both", "propose", "judge"), default="both", help="of these workers")
-    parser.add_argument("--threads", type=int, default=1, help="lines of research side by side over one archive")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--novelty", type=float, default=1.0, help="0 to 10: how often a parent comes from outside the front"
-    )
+    parser.add_argument("--threads", type=int, help="lines of research side by side over one archive")
+    parser.add_argument("--seed", type=int, help="0 where none is given; resuming keeps the run's own")
+    parser.add_argument("--novelty", type=float, help="0 to 10: how often a parent comes from outside the front")
     parser.add_argument("--control", choices=sorted(CONTROLS), help="a comparison run instead of the search")
     parser.add_argument("--model", default="none", help=f"who writes patches: {SPECS}")
     parser.add_argument("--record", type=Path, metavar="FILE", help="append every answer of the model to this file")
@@ -92,14 +90,14 @@ def run(found: argparse.Namespace) -> int:
     command += ["--minutes", str(minutes)] if minutes else []
     command += ["--allow-unisolated"] if found.allow_unisolated else []
     command += ["--record", str(found.record.resolve())] if found.record else []
-    roles = [found.role] * workers
+    roles: list[str] = [found.role] * workers
     if settings.model != "none" and found.role == "both":
         roles = ["judge"] * workers + ["propose"] * settings.threads  # a device never waits for a model
     began = len(list(directory.logs.glob("*.log")))
     logs = [directory.logs / f"worker-{began + i}.log" for i in range(len(roles))]
     crew = [_spawn([*command, "--role", role], log) for role, log in zip(roles, logs, strict=True)]
     state = search.State(settings, benchmark)
-    interrupted = watch(state, directory, crew, minutes)
+    interrupted = watch(state, directory, crew, roles, minutes)
     state.extend([])
     save_best(state, directory, benchmark)
     if failure := state.base_failure():
@@ -134,9 +132,9 @@ def prepared(found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
             benchmark=benchmark.name if benchmark.root.parent == benchmarks.SHIPPED else str(benchmark.root),
             profile=profile.name,
             base=genome_of(benchmark),
-            seed=found.seed,
-            threads=found.threads,
-            novelty=found.novelty,
+            seed=found.seed or 0,
+            threads=found.threads or 1,
+            novelty=1.0 if found.novelty is None else found.novelty,
             control=found.control,
             evaluations=evaluations,
             minutes=found.minutes if found.minutes is not None else (None if found.evaluations else budget.minutes),
@@ -171,8 +169,21 @@ def resumed(directory: RunDir, found: argparse.Namespace) -> tuple[RunDir, Bench
             f"{directory.path} was begun with base {settings.base}, the program is now {genome_of(benchmark)}; "
             "restore it or choose another --out"
         )
-    if found.evaluations is not None and found.evaluations > settings.evaluations:
-        directory.rewrite(dataclasses.replace(settings, evaluations=found.evaluations))
+    for name in ("seed", "threads", "novelty", "control"):
+        asked_for, frozen = getattr(found, name), getattr(settings, name)
+        if asked_for is not None and asked_for != frozen:
+            raise UserMistake(
+                f"{directory.path} was begun with --{name} {frozen}; choose another --out for {asked_for}"
+            )
+    evaluations = max(settings.evaluations, found.evaluations or 0)
+    larger = dataclasses.replace(
+        settings,
+        evaluations=evaluations,
+        reserve=max(settings.reserve, evaluations // 20),
+        calls=settings.calls if found.calls is None else found.calls,
+    )
+    if larger != settings:
+        directory.rewrite(larger)
     return directory, benchmark, benchmark.profile(settings.profile)
 
 
@@ -217,7 +228,11 @@ def _spawn(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def watch(
-    state: search.State, directory: RunDir, crew: Sequence[subprocess.Popen[bytes]], minutes: float | None
+    state: search.State,
+    directory: RunDir,
+    crew: Sequence[subprocess.Popen[bytes]],
+    roles: Sequence[str],
+    minutes: float | None,
 ) -> bool:
     """Shows progress until the workers are done; True if the user interrupted. Ctrl-C twice ends at once."""
     interrupts: list[float] = []
@@ -237,12 +252,22 @@ def watch(
         with tqdm(total=state.settings.evaluations, unit="eval", dynamic_ncols=True, smoothing=0.1) as bar:
             while any(worker.poll() is None for worker in crew):
                 _show(state, journals, bar, deadline)
+                release_waiting(crew, roles)
                 time.sleep(POLL_S)
             _show(state, journals, bar, deadline)
     finally:
         for number, handler in previous:
             signal.signal(number, handler)
     return bool(interrupts)
+
+
+def release_waiting(crew: Sequence[subprocess.Popen[bytes]], roles: Sequence[str]) -> None:
+    """Asks the rest to stop once a role has no worker left: proposers without judges would wait for ever."""
+    alive = {role for worker, role in zip(crew, roles, strict=True) if worker.poll() is None}
+    if alive and alive != set(roles):
+        for worker in crew:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGTERM)
 
 
 def _show(state: search.State, journals: journal.Journals, bar: tqdm, deadline: float | None) -> None:
@@ -271,6 +296,9 @@ def save_best(state: search.State, directory: RunDir, benchmark: Benchmark) -> N
     if champion is None:
         return
     program = state.program(state.genome(champion.genome))
+    for old in (directory.best / "program").rglob("*"):
+        if old.is_file() and old.relative_to(directory.best / "program").as_posix() not in program:
+            old.unlink()  # of an earlier champion
     write_program(directory.best / "program", program)
     write_text(directory.best / "champion.patch", genome.diff_trees(benchmark.base, program))
 

@@ -60,6 +60,7 @@ class Pair:
 class OpenRound:
     round: int
     reason: str
+    covers: int
 
 
 @dataclass(frozen=True)
@@ -393,22 +394,22 @@ class State:
             for step in self._round_steps(number):
                 busy = True
                 yield step
-        last_round = len(self._thresholds()) - 1
-        if last_round in self.rounds:
+        if (closing := self._closing(out_of_time)) is not None:
             if not busy:
-                yield Done(self.rounds[last_round][1].reason)
+                yield Done(closing.reason)
             return
         for name in self._open:
             yield Judge(Task(name, "screen"))
+        following = max(self.rounds, default=-1) + 1
         spent = self.used >= self._thresholds()[-1]
         if spent or out_of_time or self._dry(2):
             if not self._open or out_of_time:
                 reason = "out of time" if out_of_time else "budget spent" if spent else "nothing left to propose"
-                yield OpenRound(last_round, reason)
+                yield OpenRound(following, reason, 0 if out_of_time else self.settings.evaluations)
             return
-        due = [r for r, at in enumerate(self._thresholds()) if self.used >= at and r not in self.rounds]
-        if due:
-            yield OpenRound(due[0], f"{self.used} evaluations")
+        opened_at = max((event.used for _, event in self.rounds.values()), default=0)
+        if any(opened_at < at <= self.used for at in self._thresholds()[:-1]):
+            yield OpenRound(following, f"{self.used} evaluations", 0)
         if self._dry(1) and self._open:
             return  # what is being judged may open new ways
         if self.used + len(self._open) < self._thresholds()[-1]:
@@ -435,6 +436,17 @@ class State:
             return slot is not None and isinstance(slot[1], Rejected) and slot[1].operator == "none"
 
         return all(found_nothing(t, back) for t in range(self.settings.threads) for back in range(1, times + 1))
+
+    def _closing(self, out_of_time: bool) -> Budgeted | None:
+        """The round after which nothing is searched any more, under today's budget and today's clock."""
+        if not self.rounds:
+            return None
+        rounds = [self.rounds[number][1] for number in sorted(self.rounds)]
+        for event in rounds:
+            if event.covers >= self.settings.evaluations:
+                return event
+        # a later call with time of its own proposes more, and then deserves a round of its own
+        return rounds[-1] if out_of_time and rounds[-1].proposals >= len(self.proposals) else None
 
     def _thresholds(self) -> list[int]:
         last = max(self.settings.base_runs + 1, self.settings.evaluations - self.settings.reserve)

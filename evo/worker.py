@@ -21,12 +21,12 @@ from evo import certify, library, operators, search, select
 from evo.benchmark import Benchmark, UserMistake
 from evo.chance import Chance, number
 from evo.claims import Claims, Holder, start_time
-from evo.events import Budgeted, Evaluated, Event, Lost, Proposed, Rejected, Started, Stopped, Task
+from evo.events import Budgeted, Evaluated, Event, Lost, Noted, Proposed, Rejected, Started, Stopped, Task
 from evo.genome import Genome, Patch, Tree
 from evo.hostlock import turn
 from evo.journal import Journal, Journals, writer_name
 from evo.judges import Judge, fingerprint_id, open_judge
-from evo.llm import Model, Tickets, open_model
+from evo.llm import Model, ModelError, Tickets, open_model
 from evo.operators import CONTROLS, MIX, MIX_WITH_MODEL, Scene
 from evo.outcome import Outcome, Status
 from evo.rundir import RunDir
@@ -34,6 +34,8 @@ from evo.sandbox import NoIsolation
 
 ROLES = ("both", "propose", "judge")
 IDLE_S = 0.2
+MODEL_FAILURES = 10
+BACK_OFF_S = 60.0
 AHEAD = 4  # genomes that may wait for a judge while a proposer writes the next
 FINALISTS, FINALISTS_SHORT = 8, 4
 
@@ -55,6 +57,8 @@ class Worker:
     clock: Callable[[], float] = time.monotonic
     exclusive: bool = True
     model: Model | None = None
+    failures: int = 0  # of the model, in a row
+    sleep: Callable[[float], None] = time.sleep
     tickets: Tickets = field(default_factory=lambda: Tickets(Path(), None))
     judge: Judge | None = None
     fingerprint: str = ""
@@ -119,10 +123,12 @@ class Worker:
                     return [self.judged(task, self.state.genome(task.genome))]
             case search.Pair():
                 return self.pair(step)
-            case search.OpenRound(round, reason):
+            case search.OpenRound(round, reason, covers):
                 count = FINALISTS if self.state.settings.evaluations >= search.SHORT else FINALISTS_SHORT
                 best = select.finalists(self.state.archive, count)
-                return [Budgeted(round, tuple(best), tuple(self.state.archive.posterior(b) for b in best), reason)]
+                posteriors = tuple(self.state.archive.posterior(name) for name in best)
+                so_far = len(self.state.proposals), self.state.used
+                return [Budgeted(round, tuple(best), posteriors, reason, *so_far, covers)]
             case search.Propose(thread, slot):
                 return [self.proposed(thread, slot)]
         raise AssertionError(step)
@@ -206,9 +212,26 @@ class Worker:
         box = operators.toolbox(settings.control)
         if self.model is None or control is not None or not self.tickets.left():
             return operators.propose(scene, self.benchmark, box, control.mix if control else MIX)
-        if (broken := state.broken()) is not None:
-            return operators.write(scene, self.benchmark, self.model, "repair", *broken)
-        return operators.propose(scene, self.benchmark, box, MIX_WITH_MODEL, self.model)
+        try:
+            if (broken := state.broken()) is not None:
+                found = operators.write(scene, self.benchmark, self.model, "repair", *broken)
+            else:
+                found = operators.propose(scene, self.benchmark, box, MIX_WITH_MODEL, self.model)
+        except ModelError as error:
+            self._model_failed(error)
+            return Rejected(thread, slot, "model", (), str(error))
+        if found.operator in operators.WRITTEN:
+            self.failures = 0
+        return found
+
+    def _model_failed(self, error: ModelError) -> None:
+        """Backs off; a model that keeps failing is given up, and the search goes on without one."""
+        self.failures += 1
+        if self.failures < MODEL_FAILURES:
+            self.sleep(min(BACK_OFF_S, 0.2 * 2**self.failures))
+            return
+        self.model = None
+        self.journal.append(Noted(f"the model failed {self.failures} times in a row, going on without: {error}"))
 
     # around the steps
 

@@ -30,6 +30,7 @@ GOOD = {
     "white space": "train.py\n" + BLOCK.format(old="STEPS  =  250   \n", new="STEPS = 200\n"),
     "diff": "--- a/train.py\n+++ b/train.py\n@@ -1,2 +1,2 @@\n-STEPS = 250\n+STEPS = 200\n RATE = 0.1\n",
     "wrong numbers": "```diff\n--- a/train.py\n+++ b/train.py\n@@ -90,7 +91,2 @@ def\n-STEPS = 250\n+STEPS = 200\n```",
+    "bare hunk": "+++ b/train.py\n@@\n-STEPS = 250\n+STEPS = 200\n RATE = 0.1\n",
     "whole file": "```python train.py\n" + PROGRAM["train.py"].replace("250", "200") + "```",
     "whole file below its name": "**train.py**\n```python\n" + PROGRAM["train.py"].replace("250", "200") + "```",
 }  # fmt: skip
@@ -68,6 +69,9 @@ def test_several_blocks_over_files_and_the_words_around():
         ),
         ("model.py\n" + BLOCK.format(old="x\n", new="y\n"), "model.py: these lines are not in it"),
         ("train.py\n<<<<<<< SEARCH\nSTEPS = 250\n=======\nSTEPS = 2", "no edit found"),
+        ("train.py\n" + BLOCK.format(old="", new="import os\n"), "quote the lines beside"),
+        ("+++ b/train.py\n@@ -0,0 +1 @@\n+import os\n", "quote the lines beside"),
+        ("+++ b/model.py\nno hunk\n+++ b/train.py\n@@ -1 +1 @@\n-STEPS = 250\n+STEPS = 200\n", "changes nothing in it"),
         ("+++ b/other.py\n@@ -1 +1 @@\n-a\n+b\n", "other.py may not be changed"),
     ],
 )

@@ -109,3 +109,10 @@ def test_a_proposal_without_a_change_is_refused():
 def test_what_is_no_diff_is_refused(text):
     with pytest.raises(PatchError):
         apply_diff(text, BASE)
+
+
+def test_an_emptied_file_is_not_a_deleted_one():
+    emptied = {**BASE, "b.py": ""}
+    patch = patch_between(Genome("base"), BASE, emptied)
+    assert build(Genome("base", (patch,)), BASE) == emptied
+    assert apply_diff(invert(patch.diff), emptied) == BASE

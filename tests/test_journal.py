@@ -159,3 +159,23 @@ def test_racing_workers_share_without_overlap(tmp_path):
         racer.join()
     assert total >= 50
     assert len({name.rpartition(".")[0] for name in os.listdir(tmp_path) if name.startswith("t")}) == 50
+
+
+def test_a_line_that_a_full_disk_cut_off_swallows_no_other(tmp_path, monkeypatch):
+    own = journal.Journal(tmp_path, "w-0", lambda: 1.0)
+    own.append(Noted("first"))
+    write = os.write
+
+    def full(handle, data):
+        if len(data) < 10:
+            raise OSError(28, "No space left on device")
+        return write(handle, data[: len(data) // 2])
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        own.append(Noted("second"))
+    monkeypatch.setattr(os, "write", write)
+    own.append(Noted("third"))
+    own.append(Noted("fourth"))
+    texts = [entry.event.text for entry in journal.Journals(tmp_path).new_entries()]
+    assert texts == ["first", "third", "fourth"]

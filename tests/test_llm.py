@@ -280,3 +280,33 @@ def test_an_answer_cannot_leave_the_program(toy, run_of):
 
     state = search_with(toy, run_of, answer)
     assert not [p for p in state.proposals.values() if p.operator in ("improve", "mutate", "repair")]
+
+
+def test_a_repair_that_fails_is_not_asked_for_ever(toy, run_of):
+    tasks = []
+
+    def answer(prompt: Prompt, slot: Slot) -> str:
+        if "What went wrong" in prompt.request:
+            tasks.append("repair")
+            return "I cannot."
+        return block("DEPTH = 4", f"DEPTH = {64 + slot.number}")
+
+    state = search_with(toy, run_of, answer)
+    broken = [n for n, p in state.proposals.items() if p.operator in ("improve", "mutate") and state.objection(n)]
+    assert broken and 0 < len(tasks) <= 2 * 3 * len(broken)  # two tries of three answers each
+    assert state.screened > 5
+
+
+def test_a_model_that_is_down_is_given_up_and_the_search_goes_on(toy, run_of):
+    waits: list[float] = []
+
+    def answer(prompt: Prompt, slot: Slot) -> str:
+        raise ConnectionError("refused")
+
+    run = run_of(toy)
+    worker = new_worker(run, toy, TableJudge(), model=Scripted(answer), sleep=waits.append)
+    worker.work()
+    worker.close()
+    assert waits == sorted(waits) and len(waits) == 9
+    assert worker.state.notes and "10 times in a row" in worker.state.notes[0][2]
+    assert worker.state.champion() is not None

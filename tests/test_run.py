@@ -196,3 +196,20 @@ def _is_alive(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:
         return False
+
+
+def test_a_role_without_workers_releases_the_others(valley, tmp_path):
+    """Judges that cannot open their judge end; the proposer of a model-driven run must not wait for ever."""
+    (valley / "verify.py").unlink()
+    found = evo("run", "--benchmark", valley, "--out", tmp_path / "run", "--workers", 1, "--model", "command:cat")
+    assert found.returncode == 2 and "expected a file with verify(answer)" in found.stderr
+
+
+def test_resuming_with_another_seed_is_refused(valley, tmp_path):
+    out = tmp_path / "run"
+    assert evo("run", "--benchmark", valley, "--out", out, "--workers", 1, "--evaluations", 8).returncode == 0
+    other = evo("run", "--out", out, "--seed", 5)
+    assert other.returncode == 2 and "was begun with --seed 0" in other.stderr
+    more = evo("run", "--out", out, "--workers", 1, "--evaluations", 40)
+    assert more.returncode == 0
+    assert json.loads(evo("inspect", out, "summary", "--json").stdout)["evaluated"] > 20

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
 
-from conftest import TableJudge, new_worker
+from conftest import TableJudge, library_of, new_worker
 
-from evo import journal, search
-from evo.events import Certified, dump
+from evo import certify, journal, search, stats
+from evo.events import Certified, Entry, Evaluated, Lost, Proposed, Task, dump
+from evo.outcome import Outcome, Status
 
 
 def finished(run, benchmark, judge=None, **fields):
@@ -165,3 +167,139 @@ def test_an_old_journal_still_gives_its_archive(toy, run_of):
     expected = json.loads((old / "summary.json").read_text())
     assert dict(state.summary()) == expected["summary"]
     assert state.archive.front() == expected["front"]
+
+
+def placed(events, writer="w", start=1):
+    return [Entry(writer, start + n, float(n), event) for n, event in enumerate(events)]
+
+
+def proposal(state, number, thread=0, operator="transplant", parents=None, patch=None):
+    own = state.base.with_patch(patch)
+    parents = parents or (state.base.name,)
+    return Proposed(
+        thread, number, operator, parents, own.name, (patch.name,), (patch,), "optimizer", "local", own.name, own.name
+    )
+
+
+def judged_base(state):
+    return [
+        Evaluated(Task(state.base.name, "base", k), Outcome.passed(5.0), 1.0, "f")
+        for k in range(state.settings.base_runs)
+    ]
+
+
+def every_order(toy, run, events):
+    """States of the same events in many orders."""
+    for seed in range(12):
+        entries = placed(events)
+        random.Random(seed).shuffle(entries)
+        yield search.State(run.settings(), toy).extend(entries)
+
+
+def test_one_genome_from_two_slots_is_the_same_in_any_order(toy, run_of):
+    run = run_of(toy)
+    state = search.State(run.settings(), toy)
+    one, two = library_of(toy)[:2]
+    first = proposal(state, 0, patch=one)
+    crossed = proposal(state, 1, thread=1, operator="crossover", parents=(first.genome, state.base.name), patch=two)
+    alone = proposal(state, 2, thread=0, patch=two)
+    scores = [Evaluated(Task(p.genome, "screen"), Outcome.passed(4.0), 1.0, "f") for p in (first, alone)]
+    found = {
+        (s.archive.posterior(alone.genome), s.archive[alone.genome].parents, s.archive[state.base.name].offspring)
+        for s in every_order(toy, run, [*judged_base(state), first, crossed, alone, *scores])
+    }
+    assert len(found) == 1
+
+
+def test_a_task_that_was_given_up_stays_so_in_any_order(toy, run_of):
+    run = run_of(toy)
+    state = search.State(run.settings(), toy)
+    lost = proposal(state, 0, patch=library_of(toy)[0])
+    events = [*judged_base(state), lost, *[Lost(Task(lost.genome, "screen"), "node")] * search.LOST_LIMIT]
+    assert {s.waiting for s in every_order(toy, run, events)} == {0}
+
+
+def test_a_larger_budget_goes_on_where_the_smaller_ended(toy, run_of):
+    run = run_of(toy, evaluations=56)
+    small, reason = finished(run, toy)
+    assert reason == "budget spent"
+    run.rewrite(dataclasses.replace(run.settings(), evaluations=90))
+    large, reason = finished(run, toy, name="again")
+    assert reason == "budget spent"
+    assert large.screened > small.screened + 10
+    assert len(large.rounds) == len(small.rounds) + 1
+
+
+def test_time_that_ran_out_ends_one_call_only(toy, run_of):
+    run = run_of(toy)
+    first = new_worker(run, toy, TableJudge(), deadline=0.0)
+    first.clock = lambda: float(first.state.used > 6)
+    assert first.work() == "out of time"
+    first.close()
+    later, reason = finished(run, toy, name="later")
+    assert reason == "budget spent" and later.screened > first.state.screened
+
+
+def test_long_runs_validate_on_the_way(toy, run_of):
+    state, reason = finished(run_of(toy, evaluations=320, reserve=60), toy)
+    opened = [event for _, event in state.rounds.values()]
+    assert len(opened) >= 3 or reason == "nothing left to propose"
+    assert sum(event.covers > 0 for event in opened) == 1
+
+
+class Losing(TableJudge):
+    """Fails as a host does, whenever the base is judged for a certification."""
+
+    def judge(self, program, *, stage, seed):
+        is_base = (program / "solve.py").read_text() == self.base
+        if stage.startswith(("certify", "leave")) and is_base:
+            return Outcome.failed(Status.LOST, "the node is gone")
+        return super().judge(program, stage=stage, seed=seed)
+
+
+def test_a_certification_whose_base_is_always_lost_ends(toy, run_of):
+    judge = Losing()
+    judge.base = toy.base["solve.py"]
+    state, reason = finished(run_of(toy), toy, judge)
+    assert reason == "budget spent"
+    assert state.champion() is None and state.lost >= search.LOST_LIMIT
+
+
+class Harming(TableJudge):
+    """Screens flatter every patch, certification finds it harmful: a refutation is an objection, too."""
+
+    def judge(self, program, *, stage, seed):
+        changed = (program / "solve.py").read_text() != self.base
+        worse = stage.startswith("certify")
+        return Outcome.passed((8.0 if worse else 3.0 + seed % 7 / 10) if changed else 5.0, artifact=str(seed))
+
+
+def test_a_round_certifies_at_most_three(toy, run_of):
+    judge = Harming()
+    judge.base = toy.base["solve.py"]
+    state, _ = finished(run_of(toy, evaluations=120, reserve=90), toy, judge)
+    for number in state.rounds:
+        assert len([key for key in state.verdicts if key[0] == number]) <= certify.CANDIDATES
+    assert len(state.verdicts) == certify.CANDIDATES
+
+
+class Vanishing(TableJudge):
+    def judge(self, program, *, stage, seed):
+        return Outcome.passed(5.0 if "RATE = 0.1\n" in (program / "solve.py").read_text() else 0.0)
+
+
+def test_a_score_that_has_no_logarithm_is_wrong_and_ends_nothing(toy, run_of):
+    state, reason = finished(run_of(toy), toy, Vanishing())
+    zeros = [e.outcome for _, e in state.outcomes.values() if e.outcome.status is Status.WRONG]
+    assert reason == "budget spent" and zeros
+    assert "use gain = 'difference'" in zeros[0].detail
+    entry = Evaluated(Task(next(iter(state.proposals)), "screen", 5), Outcome.passed(0.0), 1.0, "f")
+    state.extend(placed([entry], writer="older"))  # a journal written before the worker looked
+
+
+def test_few_degrees_of_freedom_give_a_verdict_that_can_be_written(toy, run_of):
+    state, _ = finished(run_of(toy, noise_df=1.0, pair_sd=0.05), toy)
+    for _, verdict in state.verdicts.values():
+        assert "Infinity" not in dump(verdict, 0.0)
+    low, high = stats.interval([0.1, 0.2], 0.05, 1.0)
+    assert low < 0.1 < 0.2 < high < float("inf")

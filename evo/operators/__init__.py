@@ -13,7 +13,7 @@ from evo.benchmark import Benchmark
 from evo.chance import Chance
 from evo.events import Proposed, Rejected
 from evo.genome import Genome, PatchError, Tree, parse_diff
-from evo.llm import Model, ModelError
+from evo.llm import Model
 from evo.operators import bundle, crossover, polish, sweep, transplant, written
 from evo.operators.scene import Draft, Scene
 
@@ -129,10 +129,10 @@ def propose(
 def write(
     scene: Scene, benchmark: Benchmark, model: Model, task: str, parent: str, trouble: str
 ) -> Proposed | Rejected:
-    """A proposal by a model, or the reason why there is none."""
+    """A proposal by a model, or the reason why its answers were of no use; raises ModelError where none came."""
     try:
         draft = written.propose(task, scene, benchmark, model, parent, trouble)
-    except (ModelError, written.Unusable) as error:
+    except written.Unusable as error:
         return Rejected(scene.chance.thread, scene.chance.number, task, (parent,), str(error))
     return settle(scene, benchmark, task, draft)
 
