@@ -87,7 +87,7 @@ class Worker:
 
     def next_step(self) -> search.Step | None:
         """The most urgent step that nobody else has claimed; None if all are taken."""
-        for step in self.state.steps(self.out_of_time()):
+        for step in list(self.state.steps(self.out_of_time())):  # a list: the state is extended between two of them
             if isinstance(step, search.Done):
                 return step
             if not self._is_mine(step) or not self.claims.take(claim_name(step)):

@@ -7,7 +7,6 @@ import io
 import json
 import random
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -151,14 +150,6 @@ def test_what_a_program_cannot_send(bench: Bench) -> None:
 def test_a_missing_verifier_is_the_users_mistake(sandbox: Sandbox, tmp_path: Path) -> None:
     with pytest.raises(UserMistake, match=r"verify.py: expected a file with verify\(answer\)"):
         AnswerJudge(SETTINGS, LIMITS, tmp_path, sandbox)
-
-
-def test_an_evaluation_costs_the_judge_little(bench: Bench) -> None:
-    bench.judge("def solve(): return [1]", SUM)
-    began = time.process_time()
-    for _ in range(10):
-        assert bench.judge("def solve(): return [1]", SUM).score == 1.0
-    assert (time.process_time() - began) / 10 < 0.005
 
 
 # The parser that meets hostile bytes, tried here without a sandbox around it.
