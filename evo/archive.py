@@ -15,7 +15,7 @@ CROSSOVER_PRIOR = -0.1
 Cell = tuple[str, str]  # category, footprint
 
 
-@dataclass
+@dataclass(slots=True)
 class Member:
     """What the archive knows of one genome. Scores are gains over the base mean, in typical gains."""
 

@@ -39,5 +39,6 @@ class Chance:
         return items[-1]
 
     def shuffled(self, label: object, items: Sequence[T]) -> list[T]:
-        order = sorted(range(len(items)), key=lambda i: number(self.seed, self.thread, self.number, label, i))
-        return [items[i] for i in order]
+        text = "\x1f".join(map(str, (self.seed, self.thread, self.number, label))).encode()
+        keys = hashlib.shake_128(text).digest(8 * len(items))  # one hash for all: eight bytes an item
+        return [items[i] for i in sorted(range(len(items)), key=lambda i: keys[8 * i : 8 * i + 8])]

@@ -72,6 +72,13 @@ class Claims:
         for number in self._numbers(task):
             (self._folder / f"{task}.{number}").unlink(missing_ok=True)
 
+    def clear_dead(self) -> None:
+        """Removes what workers that were killed left behind; called when a run has ended and nothing is to be done."""
+        for path in list(self._folder.iterdir()):
+            task, _, number = path.name.rpartition(".")
+            if number.isdigit() and task and not self._is_held(path):
+                path.unlink(missing_ok=True)
+
     def close(self) -> None:
         self._closed.set()
         self._keeper.join()

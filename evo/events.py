@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from evo.genome import Patch
 from evo.outcome import Outcome
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Task:
     """What is claimed and judged once: a genome at a stage with the stage's seed number `k`."""
 
@@ -25,7 +26,7 @@ class Task:
         return f"{self.genome}.{self.stage}.{self.k}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Started:
     """A worker opened its journal; the long provenance stands here once instead of in every outcome."""
 
@@ -35,7 +36,7 @@ class Started:
     provenance: Mapping[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Proposed:
     """A new genome, to be screened. `new` holds the patches that no earlier proposal of this run wrote."""
 
@@ -54,7 +55,7 @@ class Proposed:
     usd: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """A proposal that was not worth an evaluation, and why."""
 
@@ -68,7 +69,7 @@ class Rejected:
     usd: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Evaluated:
     kind: ClassVar[str] = "evaluated"
     task: Task
@@ -77,7 +78,7 @@ class Evaluated:
     fingerprint: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Lost:
     """A task that we, not the candidate, failed to judge; it is judged again."""
 
@@ -86,7 +87,7 @@ class Lost:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What a certification found. Gains are in units of gain; the interval is valid at any stopping time."""
 
@@ -102,7 +103,7 @@ class Verdict:
     record: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Certified(Verdict):
     kind: ClassVar[str] = "certified"
 
@@ -111,20 +112,20 @@ class Certified(Verdict):
         return min(1.0, 1.0 / self.e_value)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Refuted(Verdict):
     kind: ClassVar[str] = "refuted"
     spent: bool = False  # the budget ended here, so that the round's other candidates were not tried
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Quarantined:
     kind: ClassVar[str] = "quarantined"
     genome: str
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Marked:
     """A person's act on a genome: pin, ban, release or condemn."""
 
@@ -134,13 +135,13 @@ class Marked:
     reason: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Noted:
     kind: ClassVar[str] = "noted"
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Budgeted:
     """A round of validation was opened for these finalists, best posterior first."""
 
@@ -154,7 +155,7 @@ class Budgeted:
     covers: int = 0  # the budget that this round ends; 0 where it ends none: midway, or out of time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """The search ended for good; a resumed run with a larger budget goes on all the same."""
 
@@ -179,7 +180,7 @@ Event = (
 KINDS: dict[str, Any] = {cls.kind: cls for cls in Event.__args__}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """An event with its place: (writer, line) orders entries the same way for every reader."""
 
@@ -226,9 +227,12 @@ def load(line: str) -> tuple[float, Event]:
 
 def _revived(key: str, value: Any) -> Any:
     if key == "task":
-        return Task(*value)
+        return Task(sys.intern(value[0]), sys.intern(value[1]), *value[2:])
     if key == "outcome":
         return Outcome.from_dict(value)
     if key == "new":
         return tuple(Patch.from_dict(item) for item in value)
-    return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, list):
+        # a run of ten thousand names the same patches a hundred thousand times
+        return tuple(sys.intern(item) if type(item) is str else item for item in value)
+    return sys.intern(value) if key in ("genome", "fingerprint", "operator", "category", "footprint") else value

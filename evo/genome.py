@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import difflib
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -49,6 +50,9 @@ class Patch:
     def __post_init__(self) -> None:
         text = "\0".join([self.diff, *self.needs])
         object.__setattr__(self, "name", hashlib.sha256(text.encode()).hexdigest()[:10])
+
+    def __hash__(self) -> int:
+        return hash(self.name)  # of all fields it would take longer than building a program
 
     def to_dict(self) -> dict[str, Any]:
         found = {"diff": self.diff, "needs": list(self.needs), "hypothesis": self.hypothesis}
@@ -105,7 +109,7 @@ def union(*genomes: Genome) -> Genome:
 # --- diffs ---------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def hunks_between(before: str, after: str) -> tuple[Hunk, ...]:
     """The changes from one text to another; kept, because a search compares the same few texts over and over."""
     a, b = _lines(before), _lines(after)
@@ -149,7 +153,7 @@ class FileDiff:
     hunks: tuple[Hunk, ...]
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=256)
 def parse_diff(diff: str) -> Mapping[str, FileDiff]:
     """Reads a strict unified diff. Raises PatchError; forgiving readings of what a model wrote are not made here."""
     from unidiff import PatchSet
@@ -209,8 +213,9 @@ def apply_hunks(text: str, hunks: Sequence[Hunk], path: str = "") -> str:
     return "".join(lines)
 
 
-@lru_cache(maxsize=1024)
-def _applied(text: str, change: FileDiff, path: str) -> str:
+@lru_cache(maxsize=256)
+def _fitting(text: str, change: FileDiff, path: str) -> tuple[Hunk, ...]:
+    """The changes of a diff to one file, once every line that it expects was found in the text."""
     lines = _lines(text)
     for start, expected in change.expected:
         found = tuple(lines[start : start + len(expected)])
@@ -220,7 +225,7 @@ def _applied(text: str, change: FileDiff, path: str) -> str:
                 raise PatchError(
                     f"{at}: expected {_shown((line,))}, found {_shown(found[offset:])}; make the diff anew"
                 )
-    return apply_hunks(text, change.hunks, path)
+    return change.hunks
 
 
 def _shown(lines: Sequence[str]) -> str:
@@ -234,7 +239,7 @@ def apply_diff(diff: str, tree: Tree) -> dict[str, str]:
         if change.creates == (path in tree):
             expected = "no such file" if change.creates else "the file"
             raise PatchError(f"{path}: expected {expected}, found {'one' if change.creates else 'none'}")
-        text = _applied(tree.get(path, ""), change, path)
+        text = apply_hunks(tree.get(path, ""), _fitting(tree.get(path, ""), change, path), path)
         if change.deletes:
             del result[path]
         else:
@@ -270,7 +275,6 @@ def _swapped(name: str) -> str:
 # --- merging -------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1024)
 def merge_texts(ancestor: str, ours: str, theirs: str, path: str = "") -> str:
     """Three-way merge by lines; PatchError where both sides changed the same lines differently.
 
@@ -280,15 +284,29 @@ def merge_texts(ancestor: str, ours: str, theirs: str, path: str = "") -> str:
     """
     if ours in (ancestor, theirs):
         return theirs
-    left, right = hunks_between(ancestor, ours), hunks_between(ancestor, theirs)
-    extra = []
-    for hunk in right:
-        rivals = [other for other in left if _meet(hunk, other)]
-        if not rivals:
-            extra.append(hunk)
-        elif rivals != [hunk]:
-            raise PatchError(f"{path or 'text'}: two changes meet at line {hunk.start + 1} of the common text")
-    return apply_hunks(ancestor, [*left, *extra], path)
+    return apply_hunks(ancestor, _joined([hunks_between(ancestor, ours), hunks_between(ancestor, theirs)], path), path)
+
+
+def _joined(sides: Iterable[Sequence[Hunk]], path: str) -> list[Hunk]:
+    """The changes of several sides to one text, in order; one that two sides make alike counts once."""
+    taken: list[Hunk] = []
+    for hunks in sides:
+        extra = []
+        for hunk in hunks:
+            first = max(0, bisect.bisect_left(taken, hunk.start, key=_start) - 1)
+            last = bisect.bisect_right(taken, hunk.end, key=_start)
+            rivals = [other for other in taken[first:last] if _meet(hunk, other)]
+            if not rivals:
+                extra.append(hunk)
+            elif rivals != [hunk]:
+                raise PatchError(f"{path or 'text'}: two changes meet at line {hunk.start + 1} of the common text")
+        for hunk in extra:
+            bisect.insort(taken, hunk, key=_start)
+    return taken
+
+
+def _start(hunk: Hunk) -> int:
+    return hunk.start
 
 
 def _meet(one: Hunk, other: Hunk) -> bool:
@@ -312,18 +330,38 @@ def merge_trees(ancestor: Tree, ours: Tree, theirs: Tree) -> dict[str, str]:
 
 
 def build(genome: Genome, base: Tree) -> dict[str, str]:
-    """The program of a genome: its patches merged one after the other into the base."""
+    """The program of a genome: its patches merged into the base."""
     return dict(_built(tuple(sorted(base.items())), genome.patches))
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=128)
 def _built(base: tuple[tuple[str, str], ...], patches: tuple[Patch, ...]) -> Tree:
-    # by prefix, because a child differs from its parent in the last patch and the parent was built a moment ago
-    if not patches:
-        return dict(base)
-    *before, last = patches
-    ancestor = _built(base, tuple(patch for patch in before if patch.name in last.needs))
-    return merge_trees(ancestor, _built(base, tuple(before)), apply_diff(last.diff, ancestor))
+    # patches that need no other are merged at once, from their own hunks: one by one, each would be compared with
+    # everything before it, and a genome of thirty patches would cost thirty comparisons of whole files
+    free = [patch for patch in patches if not patch.needs]
+    result = _side_by_side(dict(base), free)
+    for patch in patches:
+        if patch.needs:
+            ancestor = _built(base, tuple(other for other in patches if other.name in patch.needs))
+            result = merge_trees(ancestor, result, apply_diff(patch.diff, ancestor))
+    return result
+
+
+def _side_by_side(base: Tree, patches: Sequence[Patch]) -> Tree:
+    """The base with patches that were all written against it."""
+    sides: dict[str, list[tuple[Hunk, ...]]] = {}
+    whole: list[Patch] = []  # they create or delete files, so that they are merged as trees
+    for patch in patches:
+        changes = parse_diff(patch.diff)
+        if any(change.creates or change.deletes or path not in base for path, change in changes.items()):
+            whole.append(patch)
+            continue
+        for path, change in changes.items():
+            sides.setdefault(path, []).append(_fitting(base[path], change, path))
+    result = {**base, **{path: apply_hunks(base[path], _joined(s, path), path) for path, s in sides.items()}}
+    for patch in whole:
+        result = merge_trees(base, result, apply_diff(patch.diff, base))
+    return result
 
 
 def patch_between(parent: Genome, base: Tree, child: Tree, **words: str) -> Patch:

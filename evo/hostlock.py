@@ -18,7 +18,8 @@ def turn(*, alone: bool, folder: Path | None = None) -> Iterator[None]:
     while the room empties. The kernel frees both when a process dies.
     """
     place = folder or Path(tempfile.gettempdir()) / f"evo-turns-{os.getuid()}"
-    place.mkdir(mode=0o700, exist_ok=True)
+    if not place.is_dir():  # a stat instead of a failing mkdir, which is a write on some file systems
+        place.mkdir(mode=0o700, exist_ok=True)
     with open(place / "gate", "w") as gate, open(place / "room", "w") as room:
         fcntl.flock(gate, fcntl.LOCK_EX)
         fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 
@@ -9,29 +10,34 @@ class Tried:
     """Patch sets and normalised programs of every proposal of the run, the base's own among them."""
 
     def __init__(self, identity: str, seedless: str) -> None:
-        self._sets: dict[frozenset[str], str] = {frozenset(): "the base"}
+        self._sets: dict[bytes, str] = {_set_name(()): "the base"}
         self._identities = {identity: "the base"}
         self._seedless = {seedless: "the base"}
         self.spent: set[tuple[object, ...]] = set()  # moves that operators found to lead to something tried
 
     def add(self, genome: str, patches: Sequence[str], identity: str, seedless: str) -> None:
-        self._sets.setdefault(frozenset(patches), genome)
+        self._sets.setdefault(_set_name(patches), genome)
         self._identities.setdefault(identity, genome)
         self._seedless.setdefault(seedless, genome)
 
     def refuse(self, patches: Sequence[str]) -> None:
         """Remembers a rejected proposal: what was no good once is not proposed again."""
-        self._sets.setdefault(frozenset(patches), "a rejected proposal")
+        self._sets.setdefault(_set_name(patches), "a rejected proposal")
 
     def has_set(self, patches: Sequence[str]) -> bool:
-        return frozenset(patches) in self._sets
+        return _set_name(patches) in self._sets
 
     def objection(self, patches: Sequence[str], identity: str, seedless: str) -> str | None:
         """Why a proposal is not new, or None."""
-        if twin := self._sets.get(frozenset(patches)):
+        if twin := self._sets.get(_set_name(patches)):
             return f"the same patches as {twin}"
         if twin := self._identities.get(identity):
             return f"the same program as {twin} but for names, comments or layout"
         if twin := self._seedless.get(seedless):
             return f"the same program as {twin} but for a seed; seeds belong to the judge"
         return None
+
+
+def _set_name(patches: Sequence[str]) -> bytes:
+    """A short name of a set of patches: ten thousand frozen sets of thirty names would take more than all else."""
+    return hashlib.blake2b("\0".join(sorted(set(patches))).encode(), digest_size=12).digest()

@@ -21,7 +21,7 @@ class Status(StrEnum):
     LOST = "LOST"  # our fault; the task is judged again and the genome does not pay for it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """The result of one task; `score` and every measure are finite numbers in the units that the benchmark states."""
 

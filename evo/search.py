@@ -34,6 +34,7 @@ from evo.rundir import RunSettings
 
 LOST_LIMIT = 3  # a task that we failed to judge this often is given up
 REPAIRS = 2  # of one genome that a model wrote and the judge refused
+GENOMES = 256  # kept as objects; the front's come up again and again, the rest is made anew from its patches
 SHORT = 300  # evaluations; shorter runs validate once, at the end, with fewer finalists
 
 
@@ -109,6 +110,7 @@ class State:
         self._open: dict[str, None] = {}  # genomes that wait for their screen
         self._next: dict[int, int] = {}
         self._genomes: dict[str, Genome] = {}
+        self._closed: set[int] = set()  # rounds whose verdicts are given, so that they are not played through again
         self._rejected = 0
         self._screened = 0
         self._refold()
@@ -141,6 +143,7 @@ class State:
                 key = event.round, event.genome
                 if key not in self.verdicts or place < self.verdicts[key][0]:
                     self.verdicts[key] = place, event
+                    self._closed.discard(event.round)
                 self._judge_member(event.genome)
             case Quarantined():
                 self.quarantined[event.genome] = event.reason
@@ -354,6 +357,8 @@ class State:
             return self.base
         if name not in self._genomes:
             patches = tuple(self.patches[patch] for patch in self.proposals[name].patches)
+            if len(self._genomes) >= GENOMES:
+                self._genomes.clear()
             self._genomes[name] = Genome(self.settings.base, patches)
         return self._genomes[name]
 
@@ -455,6 +460,8 @@ class State:
         return [self.settings.evaluations // 3, 2 * self.settings.evaluations // 3, last]
 
     def _round_steps(self, number: int) -> Iterator[Step]:
+        if number in self._closed:
+            return
         missing, ranking = self._tournament(number)
         yield from (Judge(task) for task in missing)
         if missing:
@@ -462,6 +469,7 @@ class State:
         # counted before objections are looked at: a verdict can be one, and would otherwise make room for a fourth
         given = [self.verdicts[number, name][1] for name in ranking if (number, name) in self.verdicts]
         if len(given) >= certify.CANDIDATES or any(isinstance(v, Certified) or v.spent for v in given):
+            self._closed.add(number)
             return
         for name in ranking:
             if (number, name) not in self.verdicts and not self.objection(name):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import bisect
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 
@@ -27,6 +29,9 @@ DTYPE_WORDS = (
     "fp16",
 )
 JIT = re.compile(r"\bjit\b")
+
+Leaf = tuple[str, tuple[str, ...]]  # identifier or value, and the names of the scopes around it, innermost first
+Words = tuple[tuple[str, tuple[str, ...]], ...]  # category and what its names contain, in order
 
 
 class Footprint(IntEnum):
@@ -56,12 +61,12 @@ def identity(tree: Tree, *, ignore_seeds: bool = False) -> str:
     return digest.hexdigest()[:16]
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=64)
 def _file_identity(text: str, is_python: bool, ignore_seeds: bool) -> str:
     if ignore_seeds and "seed" not in text.lower():
         return _file_identity(text, is_python, False)
     module = _parsed(text) if is_python else None
-    return text if module is None else _normal_form(module, ignore_seeds)
+    return text if module is None else _normal_form(module, text, ignore_seeds)
 
 
 @lru_cache(maxsize=64)
@@ -73,20 +78,77 @@ def _parsed(text: str) -> ast.Module | None:
         return None
 
 
-def _normal_form(module: ast.Module, ignore_seeds: bool) -> str:
-    """A text of the syntax tree in which local names are numbered by first appearance and docstrings are gone."""
-    bound = set(_bound_names(module))
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A statement in normal form: at odd places stand names, to be numbered if the program itself gives them."""
+
+    parts: tuple[str, ...]
+    bound: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    """A statement of a module: its lines (1-based), and a key that equal ones share wherever they stand.
+
+    Programs of one search have nearly all of their statements in common, so what is read from one is remembered.
+    """
+
+    first: int
+    last: int
+    node: ast.stmt
+    key: tuple[str, int, int]
+
+
+@lru_cache(maxsize=64)
+def _statements(text: str) -> Sequence[_Statement]:
+    module = _parsed(text)
+    if module is None:
+        return ()
+    lines = text.split("\n")
+    found = []
+    for node in module.body:
+        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
+        last = node.end_lineno or node.lineno
+        key = ("\n".join(lines[first - 1 : last]), node.col_offset, node.end_col_offset or 0)
+        found.append(_Statement(first, last, node, key))
+    return found
+
+
+REMEMBERED = 4096  # statements
+_forms: dict[tuple[tuple[str, int, int], bool], _Form] = {}
+_leaves_of: dict[tuple[str, int, int], Sequence[tuple[int, Leaf]]] = {}
+
+
+def _normal_form(module: ast.Module, text: str, ignore_seeds: bool) -> str:
+    """A hash of the syntax tree in which local names are numbered by first appearance and docstrings are gone."""
+    if len(_forms) > REMEMBERED:
+        _forms.clear()
+    forms = []
+    for statement in _statements(text)[1 if _has_docstring(module) else 0 :]:
+        key = statement.key, ignore_seeds
+        if (form := _forms.get(key)) is None:
+            form = _forms[key] = _form(statement.node, ignore_seeds)
+        forms.append(form)
+    bound = frozenset().union(*(form.bound for form in forms))
     numbers: dict[str, str] = {}
-
-    def name(text: str) -> str:
-        return numbers.setdefault(text, f"v{len(numbers)}") if text in bound else text
-
     parts: list[str] = []
+    for form in forms:
+        parts.append(form.parts[0])
+        for at in range(1, len(form.parts), 2):
+            name = form.parts[at]
+            parts.append(numbers.setdefault(name, f"v{len(numbers)}") if name in bound else name)
+            parts.append(form.parts[at + 1])
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _form(statement: ast.stmt, ignore_seeds: bool) -> _Form:
+    parts: list[str] = []
+    text: list[str] = []
 
     def walk(node: ast.AST, seed: bool) -> None:
-        parts.append(type(node).__name__)
+        text.append(type(node).__name__)
         if isinstance(node, ast.Constant):
-            parts.append("seed" if seed and isinstance(node.value, int) else repr(node.value))
+            text.append("seed" if seed and isinstance(node.value, int) else repr(node.value))
             return
         seed = ignore_seeds and (seed or _names_a_seed(node))
         for field, value in ast.iter_fields(node):
@@ -95,22 +157,23 @@ def _normal_form(module: ast.Module, ignore_seeds: bool) -> str:
             values = value if isinstance(value, list) else [value]
             if field == "body" and _has_docstring(node):
                 values = values[1:]
-            parts.append(f"{field}:{len(values)}")
+            text.append(f"{field}:{len(values)}")
             for item in values:
                 if isinstance(item, ast.AST):
-                    walk(item, seed and not isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef))
+                    walk(item, seed and not isinstance(node, ast.FunctionDef | ast.ClassDef))
                 elif isinstance(item, str) and field in ("id", "arg", "name"):
-                    parts.append(name(item))
+                    parts.extend((" ".join(text), item))
+                    text.clear()
                 else:
-                    parts.append(repr(item))
+                    text.append(repr(item))
 
-    walk(module, False)
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+    walk(statement, False)
+    return _Form((*parts, " ".join(text)), frozenset(_bound_names(statement)))
 
 
-def _bound_names(module: ast.Module) -> Iterator[str]:
+def _bound_names(statement: ast.stmt) -> Iterator[str]:
     """Names that the program itself gives; what it imports or reaches by attribute keeps its name."""
-    for node in ast.walk(module):
+    for node in ast.walk(statement):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id
         elif isinstance(node, ast.arg):
@@ -204,50 +267,57 @@ def category(before: Tree, after: Tree, regions: Mapping[str, Sequence[str]]) ->
     of its lines' nodes count. A node's own identifier decides before the function or class around it: a dtype inside
     attention is precision.
     """
-    words = {"precision": DTYPE_WORDS, "kernel": ("triton", "jit", "autograd"), **regions}
+    own = {"precision": DTYPE_WORDS, "kernel": ("triton", "jit", "autograd"), **regions}
+    words = tuple((name, tuple(word.lower() for word in found)) for name, found in own.items())
+    matcher = _matcher(words)
     votes: Counter[str] = Counter()
     for path in changed_paths(before, after):
         old, new = before.get(path, ""), after.get(path, "")
         shift = 0
-        lines_old: set[int] = set()
-        lines_new: set[int] = set()
+        lines_old: list[int] = []
+        lines_new: list[int] = []
         for hunk in hunks_between(old, new):
-            lines_old.update(range(hunk.start + 1, hunk.end + 1))
-            lines_new.update(range(hunk.start + shift + 1, hunk.start + shift + len(hunk.after) + 1))
+            lines_old += range(hunk.start + 1, hunk.end + 1)
+            lines_new += range(hunk.start + shift + 1, hunk.start + shift + len(hunk.after) + 1)
             shift += len(hunk.after) - len(hunk.before)
         was, now = Counter(_leaves(old, lines_old)), Counter(_leaves(new, lines_new))
-        for leaf, count in ((was - now) + (now - was) or was + now).items():
-            if chosen := _matching(leaf[:1], words) or _matching(leaf[1], words):
+        for (identifier, scopes), count in ((was - now) + (now - was) or was + now).items():
+            if chosen := matcher[identifier] or matcher.first(scopes):
                 votes[chosen] += count
-    order = [*regions, *(key for key in words if key not in regions)]
+    order = [*regions, *(key for key in own if key not in regions)]
     return min(votes, key=lambda c: (-votes[c], order.index(c))) if votes else OTHER
 
 
-Leaf = tuple[str, tuple[str, ...]]  # identifier or value, and the names of the scopes around it, innermost first
+def _leaves(text: str, lines: Sequence[int]) -> Iterator[Leaf]:
+    """Identifiers and values on the given lines, which are in order; only statements that hold one are visited."""
+    if len(_leaves_of) > REMEMBERED:
+        _leaves_of.clear()
+    for statement in _statements(text) if lines else ():
+        at = bisect.bisect_left(lines, statement.first)
+        if at == len(lines) or lines[at] > statement.last:
+            continue
+        if (found := _leaves_of.get(statement.key)) is None:
+            found = _leaves_of[statement.key] = list(_all_leaves(statement))
+        wanted = {line - statement.first for line in lines[at:] if line <= statement.last}
+        for line, leaf in found:
+            if line in wanted:
+                yield leaf
 
 
-def _leaves(text: str, lines: set[int]) -> Iterator[Leaf]:
-    return (leaf for line, leaf in _all_leaves(text) if line in lines)
-
-
-@lru_cache(maxsize=16)
-def _all_leaves(text: str) -> Sequence[tuple[int, Leaf]]:
-    module = _parsed(text)
-    if module is None:
-        return ()
-    found: list[tuple[int, Leaf]] = []
-    pending: list[tuple[ast.AST, tuple[str, ...]]] = [(module, ())]
+def _all_leaves(statement: _Statement) -> Iterator[tuple[int, Leaf]]:
+    """Leaves of a statement with their lines, counted from its first."""
+    pending: list[tuple[ast.AST, tuple[str, ...]]] = [(statement.node, ())]
     while pending:
         node, scopes = pending.pop()
         if isinstance(node, ast.Assign) and not scopes:
             scopes = tuple(t.id for t in node.targets if isinstance(t, ast.Name))  # a setting's name is its scope
         here = (node.name, *scopes) if isinstance(node, Definition) else scopes
         if (line := getattr(node, "lineno", None)) is not None:
-            found += [(line, (name, here)) for name in _identifiers(node)]
+            for name in _identifiers(node):
+                yield line - statement.first, (name, here)
             if isinstance(node, ast.Constant):
-                found.append((line, (repr(node.value), here)))
+                yield line - statement.first, (repr(node.value), here)
         pending.extend((child, here) for child in ast.iter_child_nodes(node))
-    return found
 
 
 def _identifiers(node: ast.AST) -> tuple[str, ...]:
@@ -255,10 +325,22 @@ def _identifiers(node: ast.AST) -> tuple[str, ...]:
     return tuple(name for name in names if isinstance(name, str))
 
 
-def _matching(names: Iterable[str], words: Mapping[str, Sequence[str]]) -> str | None:
-    for name in names:
+class _Matcher(dict[str, str | None]):
+    """Category by name, filled as names are met."""
+
+    def __init__(self, words: Words) -> None:
+        self._words = words
+
+    def __missing__(self, name: str) -> str | None:
         lowered = name.lower()
-        for category_name, own in words.items():
-            if any(word.lower() in lowered for word in own):
-                return category_name
-    return None
+        found = (category for category, own in self._words if any(word in lowered for word in own))
+        self[name] = next(found, None)
+        return self[name]
+
+    def first(self, names: Sequence[str]) -> str | None:
+        return next((chosen for name in names if (chosen := self[name])), None)
+
+
+@lru_cache(maxsize=8)
+def _matcher(words: Words) -> _Matcher:
+    return _Matcher(words)

@@ -71,6 +71,7 @@ class Worker:
             self.state.extend(self.journals.new_entries())
             step = self.next_step()
             if isinstance(step, search.Done):
+                self.claims.clear_dead()
                 return step.reason
             if step is None:
                 time.sleep(IDLE_S)

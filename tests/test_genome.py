@@ -116,3 +116,24 @@ def test_an_emptied_file_is_not_a_deleted_one():
     patch = patch_between(Genome("base"), BASE, emptied)
     assert build(Genome("base", (patch,)), BASE) == emptied
     assert apply_diff(invert(patch.diff), emptied) == BASE
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_patches_merged_at_once_give_what_merging_them_one_by_one_gives(seed):
+    chance = random.Random(seed)
+    base = {"a.py": "".join(f"x{i} = {i}\n" for i in range(20))}
+    patches, one_by_one = [], dict(base)
+    for number in range(8):
+        lines = base["a.py"].splitlines(keepends=True)
+        at, kind = chance.randrange(len(lines)), chance.choice(["change", "change", "insert", "delete"])
+        new = [] if kind == "delete" else [f"y{number} = {number}\n"]
+        lines[at : at + (0 if kind == "insert" else chance.randrange(1, 3))] = new
+        child = {"a.py": "".join(lines)}
+        try:
+            merged = {"a.py": merge_texts(base["a.py"], one_by_one["a.py"], child["a.py"])}
+        except PatchError:
+            continue  # one by one, neighbouring changes grow into one and meet more than they did apart
+        patches.append(Patch(diff_trees(base, child)))
+        one_by_one = merged
+        chance.shuffle(patches)
+        assert build(Genome("base", tuple(patches)), base) == one_by_one

@@ -185,8 +185,10 @@ def test_killed_workers_leave_no_process_and_no_gap(valley, tmp_path):
         children = subprocess.run(["pgrep", "-P", str(worker.pid)], capture_output=True, text=True).stdout.split()
         worker.kill()
         worker.wait()
-        time.sleep(0.2)
-        assert not [child for child in children if _is_alive(int(child))]
+        deadline = time.monotonic() + 20  # killing is at once, reaping takes what a loaded machine takes
+        while (alive := [child for child in children if _is_alive(int(child))]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not alive
     assert evo("worker", out).returncode == 0
     assert not [name for name in os.listdir(out / "claims") if not name.startswith(".")]
 

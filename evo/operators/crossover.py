@@ -15,7 +15,7 @@ def propose(scene: Scene, parent: str) -> Draft | None:
     others = [
         name
         for name in scene.archive.front()
-        if name not in (parent, scene.archive.base) and (parent, "with", name) not in scene.tried.spent
+        if name not in (parent, scene.archive.base) and ("cross", *sorted((parent, name))) not in scene.tried.spent
     ]
     best = max((scene.archive.posterior(name) for name in others), default=0.0)
     while others:
@@ -25,5 +25,5 @@ def propose(scene: Scene, parent: str) -> Draft | None:
         child = union(own, scene.genome(mate))
         if not scene.tried.has_set([p.name for p in child.patches]) and fits(scene, child):
             return Draft((parent, mate), child)
-        scene.tried.spent.add((parent, "with", mate))
+        scene.tried.spent.add(("cross", *sorted((parent, mate))))
     return None

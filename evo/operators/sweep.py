@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from evo.genome import Genome, PatchError, Tree, hunks_between, patch_between
+from evo.genome import Genome, Patch, PatchError, Tree, diff_trees, hunks_between, patch_between
 from evo.operators.scene import Draft, Scene
 
 STEPS = (0.5, 0.7, 1.4, 2.0)
@@ -117,33 +117,49 @@ def propose(scene: Scene, parent: str) -> Draft | None:
         if value == constant.value:
             continue
         text = with_constant(program[constant.path], constant, value)
-        child = _child(own, scene, {**program, constant.path: text}, constant, value)
+        child = _child(own, scene, program, {**program, constant.path: text}, constant, value)
         if child is not None and not scene.tried.has_set([p.name for p in child.patches]):
             return Draft((parent,), child)
     scene.tried.spent.add(("sweep", parent))
     return None
 
 
-def _child(own: Genome, scene: Scene, wanted: Tree, constant: Constant, value: float) -> Genome | None:
+def _child(own: Genome, scene: Scene, program: Tree, wanted: Tree, constant: Constant, value: float) -> Genome | None:
     """The parent with the number changed inside the patch that wrote it, so that genomes stay short."""
     what = f"{constant.name or 'a constant'} at {constant.path}:{constant.line} from {constant.value:g} to {value:g}"
     words = {"hypothesis": f"sweep: {what}", "source": "sweep"}
+    before, after = (tree[constant.path].split("\n")[constant.line - 1] for tree in (program, wanted))
     try:
-        line = "+" + scene.build(own)[constant.path].split("\n")[constant.line - 1]
         for patch in reversed(own.patches):
-            if line not in patch.diff.split("\n") or any(patch.name in other.needs for other in own.patches):
+            if f"+{before}" not in patch.diff.split("\n") or any(patch.name in other.needs for other in own.patches):
                 continue
-            rest = own.without(patch.name)
-            single = patch_between(rest, scene.base, wanted, **words)
-            if _differ_in_one_line(patch.diff, single.diff):
-                return rest.with_patch(single)
+            ground = Genome(own.base, tuple(other for other in own.patches if other.name in patch.needs))
+            single = _one_line(scene, ground, ground.with_patch(patch), constant.path, before, after, words)
+            if single is not None:
+                return _if_it_makes(own.without(patch.name).with_patch(single), wanted, scene)
+        single = _one_line(scene, Genome(own.base), Genome(own.base), constant.path, before, after, words)
+        if single is not None and (child := _if_it_makes(own.with_patch(single), wanted, scene)) is not None:
+            return child
         return own.with_patch(patch_between(own, scene.base, wanted, **words))
     except PatchError:
         return None
 
 
-def _differ_in_one_line(old: str, new: str) -> bool:
-    """True if the new diff adds what the old one adds but for one line: the same patch with another number."""
-    added = [line for line in old.splitlines() if line.startswith("+") and not line.startswith("+++")]
-    present = set(new.splitlines())
-    return sum(line not in present for line in added) == 1
+def _one_line(
+    scene: Scene, ground: Genome, written: Genome, path: str, before: str, after: str, words: Mapping[str, str]
+) -> Patch | None:
+    """The patch on `ground` that makes `written` of it but for one line; None where that line is not there once."""
+    program = scene.build(written)
+    lines = program.get(path, "").split("\n")
+    if lines.count(before) != 1:
+        return None
+    lines[lines.index(before)] = after
+    diff = diff_trees(scene.build(ground), {**program, path: "\n".join(lines)})
+    return Patch(diff, tuple(patch.name for patch in ground.patches), **words) if diff else None
+
+
+def _if_it_makes(child: Genome, wanted: Tree, scene: Scene) -> Genome | None:
+    try:
+        return child if scene.build(child) == wanted else None
+    except PatchError:
+        return None
