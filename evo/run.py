@@ -28,6 +28,7 @@ from evo.sandbox import NoIsolation, probe
 EXIT_MISTAKE, EXIT_NO_ISOLATION, EXIT_INTERRUPTED = 2, 3, 130
 POLL_S = 0.25
 GRACE_S = 120.0  # after the first Ctrl-C a worker may finish what it is judging
+RELEASE_S = 3.0  # for a proposer at the end of a run; one that waits for an answer then is ended
 
 
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -97,7 +98,8 @@ def run(found: argparse.Namespace) -> int:
     logs = [directory.logs / f"worker-{began + i}.log" for i in range(len(roles))]
     crew = [_spawn([*command, "--role", role], log) for role, log in zip(roles, logs, strict=True)]
     state = search.State(settings, benchmark)
-    interrupted = watch(state, directory, crew, roles, minutes)
+    released: dict[int, float] = {}
+    interrupted = watch(state, directory, crew, roles, minutes, released)
     state.extend([])
     save_best(state, directory, benchmark)
     if failure := state.base_failure():
@@ -108,7 +110,7 @@ def run(found: argparse.Namespace) -> int:
         print(f"interrupted; everything is saved, the same command on --out {directory.path} goes on", file=sys.stderr)
         return EXIT_INTERRUPTED
     for worker, log in zip(crew, logs, strict=True):
-        if worker.returncode:
+        if worker.returncode and worker.pid not in released:
             last = log.read_text(errors="replace").strip().splitlines()[-1:] or [f"exit code {worker.returncode}"]
             raise UserMistake(f"a worker ended early: {last[0]} (all of it in {log})")
     return 0
@@ -233,8 +235,12 @@ def watch(
     crew: Sequence[subprocess.Popen[bytes]],
     roles: Sequence[str],
     minutes: float | None,
+    released: dict[int, float],
 ) -> bool:
-    """Shows progress until the workers are done; True if the user interrupted. Ctrl-C twice ends at once."""
+    """Shows progress until the workers are done; True if the user interrupted. Ctrl-C twice ends at once.
+
+    `released` gets the pid of each worker that was asked to stop because nothing is left for it to do.
+    """
     interrupts: list[float] = []
 
     def interrupt(_: int, __: FrameType | None) -> None:
@@ -252,7 +258,7 @@ def watch(
         with tqdm(total=state.settings.evaluations, unit="eval", dynamic_ncols=True, smoothing=0.1) as bar:
             while any(worker.poll() is None for worker in crew):
                 _show(state, journals, bar, deadline)
-                release_waiting(crew, roles)
+                release_waiting(crew, roles, released, time.monotonic())
                 time.sleep(POLL_S)
             _show(state, journals, bar, deadline)
     finally:
@@ -261,13 +267,25 @@ def watch(
     return bool(interrupts)
 
 
-def release_waiting(crew: Sequence[subprocess.Popen[bytes]], roles: Sequence[str]) -> None:
-    """Asks the rest to stop once a role has no worker left: proposers without judges would wait for ever."""
+def release_waiting(
+    crew: Sequence[subprocess.Popen[bytes]], roles: Sequence[str], released: dict[int, float], now: float
+) -> None:
+    """Asks the rest to stop once a role has no worker left: proposers without judges would wait for ever.
+
+    Asked once, since a signal that comes while Python exits is fatal. A judge may end what it judges; a proposer is
+    killed after RELEASE_S, since it may sit in a call to a model, or before an inbox that nobody will answer.
+    """
     alive = {role for worker, role in zip(crew, roles, strict=True) if worker.poll() is None}
-    if alive and alive != set(roles):
-        for worker in crew:
-            if worker.poll() is None:
-                worker.send_signal(signal.SIGTERM)
+    if not alive or alive == set(roles):
+        return
+    for worker, role in zip(crew, roles, strict=True):
+        if worker.poll() is not None:
+            continue
+        if worker.pid not in released:
+            released[worker.pid] = now
+            worker.send_signal(signal.SIGTERM)
+        elif role == "propose" and now - released[worker.pid] > RELEASE_S:
+            worker.kill()
 
 
 def _show(state: search.State, journals: journal.Journals, bar: tqdm, deadline: float | None) -> None:

@@ -207,6 +207,15 @@ def test_a_role_without_workers_releases_the_others(valley, tmp_path):
     assert found.returncode == 2 and "expected a file with verify(answer)" in found.stderr
 
 
+def test_a_run_ends_although_its_inbox_is_never_answered(valley, tmp_path):
+    inbox = f"inbox:{tmp_path / 'inbox'}"
+    found = evo(
+        "run", "--benchmark", valley, "--out", tmp_path / "run", "--workers", 1, "--model", inbox, "--minutes", 0.05
+    )
+    assert found.returncode == 0, found.stderr
+    assert list((tmp_path / "inbox").glob("*.prompt.md")) and "baseline" in found.stdout
+
+
 def test_resuming_with_another_seed_is_refused(valley, tmp_path):
     out = tmp_path / "run"
     assert evo("run", "--benchmark", valley, "--out", out, "--workers", 1, "--evaluations", 8).returncode == 0
