@@ -97,6 +97,8 @@ AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 MACHINE_FILES = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/ld.so.cache",
                  "/etc/alternatives", "/sys/devices/system/cpu", "/sys/devices/system/node"]  # fmt: skip
 DEVICES = ["null", "zero", "full", "random", "urandom"]
+# CUDA finds its device through more of /sys than the two directories above.
+CUDA_FILES = ["/sys/bus", "/sys/class", "/sys/devices", "/sys/module"]
 # A uid of its own for each turn, because RLIMIT_NPROC counts by uid.
 USER_BASE, TURNS_AT_ONCE, NOBODY = 0x70000000, 64, 65534
 
@@ -296,13 +298,14 @@ def attach(source: str, target: str) -> None:
     mount(source, target, "", MS_BIND | MS_REC)
 
 
-def build_root(hidden: list[str]) -> None:
+def build_root(hidden: list[str], cuda: bool) -> None:
     """Enters a root with two directories: /old, the host's tree, and /new, what sandboxes will see of it, read-only.
 
     Built once, because a new mount namespace copies it for a few microseconds. The root goes through a pivot, not only
     a chroot, so that the directory it was mounted over (any existing one will do) is not covered in /old.
     """
-    trees = [path for path in MACHINE_FILES + present_prefixes() if os.path.exists(path)]
+    machine = [path for path in MACHINE_FILES if not path.startswith("/sys")] + CUDA_FILES if cuda else MACHINE_FILES
+    trees = [path for path in machine + present_prefixes() if os.path.exists(path)]
     real = {path: os.path.realpath(path) for path in trees}
     links = {path: os.readlink(path) for path in trees if os.path.islink(path) and "/" not in path.strip("/")}
     mount("", "/", "", MS_REC | MS_PRIVATE)
@@ -321,7 +324,8 @@ def build_root(hidden: list[str]) -> None:
             os.symlink(links[path], f"/new{path}")
         else:
             attach(f"/old{real[path]}", f"/new{path}")
-    for device in DEVICES:
+    accelerators = [name for name in os.listdir("/old/dev") if name.startswith("nvidia")] if cuda else []
+    for device in DEVICES + [name for name in accelerators if not os.path.isdir(f"/old/dev/{name}")]:
         attach(f"/old/dev/{device}", f"/new/dev/{device}")
     for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
         os.symlink(f"/proc/self/{target}", f"/new/dev/{name}")
@@ -351,7 +355,7 @@ def enter_root(program: str, guest: str, scratch_mb: int, owner: int, group: int
             sealed(target, MS_NODEV | MS_NOEXEC)
     owned = f"mode=700,uid={owner},gid={group},nr_inodes=16384"
     mount("scratch", "/new/scratch", "tmpfs", MS_NOSUID | MS_NODEV, f"{owned},size={scratch_mb}m")
-    mount("shm", "/new/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, f"{owned},size=16m")
+    mount("shm", "/new/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, f"{owned},size={max(16, scratch_mb // 4)}m")
     os.chdir("/new")
     pivot(".")
     checked(LIBC.umount2(b".", MNT_DETACH), "detach the host's tree")
@@ -845,7 +849,7 @@ def start(judge: socket.socket) -> None:
         importlib.import_module(name)
     survey(holding, reasons, facts, configuration["drop_user"])
     if not plain:
-        build_root(configuration["hidden"])
+        build_root(configuration["hidden"], configuration["cuda"])
     if "capabilities" in holding and root:
         forget_capabilities(facts["last_capability"])  # of later programs; what is held stays until the uid changes
     sys.stdout.flush()

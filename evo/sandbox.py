@@ -142,10 +142,21 @@ class Sandbox:
 
     A turn's program and guest directories must be readable by others (chmod 755; `tempfile.mkdtemp` makes 700): as
     root, a candidate runs under a uid of its own. `drop_user=False` keeps one uid, for CUDA IPC, which refuses two.
+    `cuda` lets it see the NVIDIA devices, the driver's libraries and what CUDA reads of /sys.
     """
 
-    def __init__(self, *, preload: Sequence[str] = (), level: Level | None = None, drop_user: bool = True):
-        self._preload, self._drop_user = list(preload), drop_user
+    def __init__(
+        self,
+        *,
+        preload: Sequence[str] = (),
+        level: Level | None = None,
+        drop_user: bool = True,
+        cuda: bool = False,
+    ):
+        self._preload, self._drop_user, self._cuda = list(preload), drop_user, cuda
+        # A driver's libraries may lie where only this variable says, and the loader reads it at a process's start.
+        libraries = os.environ.get("LD_LIBRARY_PATH")
+        self._environment = {**ENVIRONMENT, **({"LD_LIBRARY_PATH": libraries} if cuda and libraries else {})}
         self._allow_unisolated = level is not None and level.allow_unisolated
         self._lock = threading.Lock()
         self.level = self._boot()
@@ -187,7 +198,7 @@ class Sandbox:
             "guest": str(guest),
             "arguments": list(arguments),
             "limits": dict(vars(limits)),
-            "environment": {**ENVIRONMENT, **environment},
+            "environment": {**self._environment, **environment},
         }
         server = self._process
         turn = self._begin(request, limits, keep_output)
@@ -273,6 +284,7 @@ class Sandbox:
             "hidden": [str(path) for package in packages for path in (package, package.parent / ".data")],
             "plain": plain,
             "drop_user": self._drop_user,
+            "cuda": self._cuda,
         }
         # The kernel's death signal follows the thread that started a process. Elsewhere than in the main thread only
         # the closed socket tells the server that its judge is gone.
@@ -282,7 +294,7 @@ class Sandbox:
             # -I would make it ignore PYTHONHASHSEED; with an environment built here, -P and -s isolate as well.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-s", "-B", str(FORKSERVER), str(theirs.fileno()), where],
-                env=dict(ENVIRONMENT),
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,4 +1,4 @@
-"""Runs a training program inside the sandbox, as `train` or as `score`, and talks to the judge over descriptor 3.
+"""Runs a training program in the sandbox, as `compile`, `train` or `score`; talks to the judge over descriptor 3.
 
 Nothing here is trusted and nothing is kept from the program, which may replace every line of it: whatever matters is
 checked on the other side. No evo module is imported, so that a sandbox holds none of the judge's code.
@@ -6,12 +6,17 @@ checked on the other side. No evo module is imported, so that a sandbox holds no
 
 from __future__ import annotations
 
+import ctypes
+import io
 import json
 import mmap
 import os
 import socket
 import struct
 import sys
+import tarfile
+import time
+from typing import Any, NoReturn
 
 import numpy as np
 import safetensors.torch
@@ -19,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 HEADER = struct.Struct("<cQ")
+COMPILED = "/scratch/compiled"  # where the judge's environment tells compilers to keep what they made
 
 
 class Channel:
@@ -52,11 +58,14 @@ class Channel:
 
 
 class Run:
-    """What a program knows: `seed`, `vocabulary`, `window` (tokens in a window), `threads`."""
+    """What a program knows: `seed`, `vocabulary`, `window` (tokens in a window), `threads`, `device` ("cpu" or "cuda"),
+    `seconds` (a checkpoint that arrives later on the judge's clock does not count)."""
 
-    def __init__(self, channel: Channel, seed: int, vocabulary: int, window: int, threads: int) -> None:
-        self._channel = channel
-        self.seed, self.vocabulary, self.window, self.threads = seed, vocabulary, window, threads
+    def __init__(self, channel: Channel, about: dict[str, Any]) -> None:
+        self._channel, self._clock = channel, {"cpu": time.process_time, "wall": time.monotonic}[about["clock"]]
+        self._opened = 0.0
+        self.seed, self.vocabulary, self.window = about["seed"], about["vocabulary"], about["window"]
+        self.threads, self.device, self.seconds = about["threads"], about["device"], about["seconds"]
 
 
 class TrainingRun(Run):
@@ -65,29 +74,80 @@ class TrainingRun(Run):
         self._channel.send(b"R")
         _, _, data = self._channel.receive()
         assert data is not None
+        self._opened = self._clock()
         return np.frombuffer(data, dtype="<u2")
+
+    def elapsed(self) -> float:
+        """Seconds since open(), on the kind of clock that the judge keeps; its own reading is what counts."""
+        return self._clock() - self._opened
 
     def submit(self, tensors: dict[str, torch.Tensor]) -> None:
         """Hands over a checkpoint, a dict of names and tensors; of several the last in time counts."""
-        plain = {name: t.detach().to("cpu").clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
-        self._channel.send(b"K", safetensors.torch.save(plain))
+        self._channel.send(b"K", safetensors.torch.save({name: _plain(t.detach()) for name, t in tensors.items()}))
 
 
-def train(channel: Channel, about: dict[str, int]) -> None:
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor in memory of its own."""
+    if tensor.device.type == "cpu":
+        return tensor.clone(memory_format=torch.contiguous_format)
+    return tensor.to("cpu").contiguous()
+
+
+class Compiled(BaseException):
+    """The program has asked for the data, so what it compiles before is compiled."""
+
+
+class CompilingRun(TrainingRun):
+    def open(self) -> NoReturn:
+        raise Compiled
+
+
+def compile_ahead(channel: Channel, about: dict[str, Any]) -> None:
+    """Without data: hands over what compilers have left behind, which comes back in the runs that have data."""
     import train as program
 
-    program.train(TrainingRun(channel, **about))
+    try:
+        program.train(CompilingRun(channel, about))
+    except Compiled:
+        pass
+    else:
+        sys.exit("train(run) returned without run.open()")
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        if os.path.isdir(COMPILED):
+            archive.add(COMPILED, ".")
+    channel.send(b"B", made.getbuffer())
+    channel.receive()
+
+
+def _unpack(channel: Channel) -> None:
+    _, _, archive = channel.receive()
+    assert archive is not None
+    with tarfile.open(fileobj=io.BytesIO(archive[:])) as files:
+        files.extractall(COMPILED, filter="fully_trusted")
+
+
+def train(channel: Channel, about: dict[str, Any]) -> None:
+    if about["compiled"]:
+        _unpack(channel)
+    import train as program
+
+    program.train(TrainingRun(channel, about))
     channel.send(b"F")
     channel.receive()  # until the judge ends this process: tearing it down would only cost time
 
 
-def score(channel: Channel, about: dict[str, int]) -> None:
+def score(channel: Channel, about: dict[str, Any]) -> None:
     import model
 
+    run = Run(channel, about)
+    shared = _opened(about["handle"], about["buffer"]) if about["device"] == "cuda" else None
+    if hasattr(model, "warm_up"):
+        model.warm_up(run)  # a model's chance to compile and load kernels before the clock
     channel.send(b"R")
     _, _, checkpoint = channel.receive()
     assert checkpoint is not None
-    predict = model.load(Run(channel, **about), safetensors.torch.load(checkpoint[:]))
+    predict = model.load(run, safetensors.torch.load(checkpoint[:]))
     while True:
         _, payload, _ = channel.receive()
         only_last, rows, columns = struct.unpack_from("<?II", payload)
@@ -96,14 +156,41 @@ def score(channel: Channel, about: dict[str, int]) -> None:
             logits = predict(torch.from_numpy(tokens))
             if only_last:
                 logits = logits[:, -1]
-            answer = logits.detach().to("cpu", torch.float32).contiguous().numpy()
+            if shared is None:
+                answer = logits.detach().to("cpu", torch.float32).contiguous().numpy()
+            else:
+                expected = (rows, run.vocabulary) if only_last else (rows, columns, run.vocabulary)
+                assert logits.shape == expected, f"expected logits {expected}, found {tuple(logits.shape)}"
+                shared[: logits.numel()].view(logits.shape).copy_(logits)
+                torch.cuda.synchronize()
+                answer = np.empty(0, np.float32)
         channel.send(b"L", memoryview(answer).cast("B"))
+
+
+class _Memory:
+    """What torch wraps as a tensor without owning it."""
+
+    def __init__(self, address: int, length: int) -> None:
+        shape, data = (length,), (address, False)
+        self.__cuda_array_interface__ = {"shape": shape, "typestr": "<f4", "data": data, "version": 3}
+
+
+def _opened(handle: str, length: int) -> torch.Tensor:
+    """The judge's buffer on the device, float32 [length]."""
+    torch.zeros(1, device="cuda")  # makes the context that the driver call works in
+    raw = (ctypes.c_char * 64).from_buffer_copy(bytes.fromhex(handle))
+    holder = type("Handle", (ctypes.Structure,), {"_fields_": [("reserved", ctypes.c_char * 64)]})(raw)
+    address = ctypes.c_uint64()
+    open_handle = ctypes.CDLL("libcuda.so.1").cuIpcOpenMemHandle_v2
+    if (result := open_handle(ctypes.byref(address), holder, ctypes.c_uint(1))) != 0:
+        sys.exit(f"the judge's buffer could not be opened: CUDA error {result}")
+    return torch.as_tensor(_Memory(address.value, length), device="cuda")
 
 
 def main() -> None:
     role, about = sys.argv[1], json.loads(sys.argv[2])
     torch.set_num_threads(about["threads"])
-    {"train": train, "score": score}[role](Channel(), about)
+    {"compile": compile_ahead, "train": train, "score": score}[role](Channel(), about)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
@@ -37,7 +38,10 @@ def open_judge(benchmark: Benchmark, profile: Profile, *, allow_unisolated: bool
     where = f"{benchmark.name} [profiles.{profile.name}]"
     chosen = settings(module.Settings, profile.settings, where)
     limits = settings(Limits, {"wall_s": WALL_S, **profile.limits}, f"{where}.limits")
-    with Sandbox(preload=module.PRELOAD, level=Level(allow_unisolated=allow_unisolated)) as sandbox:
+    level = Level(allow_unisolated=allow_unisolated)
+    cuda = getattr(chosen, "device", "cpu") == "cuda"  # one uid for CUDA IPC, no cap on a reserved address space
+    limits = replace(limits, memory_mb=None) if cuda else limits
+    with Sandbox(preload=module.PRELOAD, level=level, drop_user=not cuda, cuda=cuda) as sandbox:
         judge = module.judge_of(chosen, limits, benchmark.root, sandbox)
         try:
             yield judge

@@ -1,5 +1,8 @@
 """Judges training programs: trained in one sandbox, scored in a second, checked for looking ahead in a third.
 
+On a GPU a sandbox without data compiles first. What it leaves behind is a lump of bytes to the judge, handed to later
+sandboxes of the same program and to no other's, and nothing that has seen data can add to it.
+
 The judge owns the clock, the data, the targets, the byte table, the row order, the log-softmax and the seeds. A program
 is two files. `train.py` has `train(run)`: it builds what it likes, calls `run.open()` once, which returns the training
 tokens and starts the clock, and `run.submit(tensors)` at least once. `model.py` has `load(run, tensors)`, which returns
@@ -8,16 +11,19 @@ tokens and starts the clock, and `run.submit(tensors)` at least once. `model.py`
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import os
 import platform
 import random
 import secrets
 import struct
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import Enum, auto
 from importlib.metadata import version
@@ -26,9 +32,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evo.benchmark import UserMistake
+from evo.benchmark import UserMistake, read_tree, tree_hash
 from evo.judges import corpus
 from evo.judges.corpus import Corpus, order
+from evo.judges.gpu import BUFFER_MB, Gpu, lock_folder, visible
 from evo.judges.loss import (
     Cuts,
     Floats,
@@ -51,6 +58,9 @@ PRELOAD = ("numpy", "torch", "torch._dynamo", "safetensors.torch")
 GUEST = Path(__file__).resolve().parent.parent / "guests" / "training.py"
 SUBMITS = 256  # checkpoints of one run; more is flooding
 TRUNCATED_SHARE = 8  # times the free scoring time; many small batches cost more than the few large ones
+COMPILED_KEPT = 64  # programs whose compiled code is kept
+COMPILERS = {"TORCHINDUCTOR_CACHE_DIR": "/scratch/compiled", "TRITON_CACHE_DIR": "/scratch/compiled/triton"}
+NOT_FINITE = "scoring: expected finite logits, found NaN or infinity"
 QUESTION = struct.Struct("<?II")  # only the last position is wanted, rows, columns; then the tokens
 
 
@@ -63,6 +73,7 @@ class Settings:
     cap_s: float  # on the clock; a checkpoint that arrives later does not count
     checkpoint_kb: float
     score_s: float  # what scoring costs the base, private windows included, on the same clock
+    device: str = "cpu"  # or "cuda": compiling ahead, logits through the device's memory, timed sections alone on it
     batch: int = 16  # windows that are answered at once
     score_slack: float = 1.5  # free scoring time is score_s x score_slack; what exceeds it is added, twice it is WRONG
     private_windows: int = 64
@@ -70,6 +81,8 @@ class Settings:
     vocabulary: int = 1024
     corpus: str = "django"
     build_s: float = 60.0  # wall seconds for what happens before the data opens
+    compile_s: float = 300.0  # wall seconds for compiling ahead, on a GPU
+    compiled_mb: float = 512.0  # that it may leave behind
     threads: int = 1
     tolerance: float = 0.15  # nats, between log-probabilities of a truncated and of the whole window; bfloat16: 0.07
     target: float | None = None  # bits per byte, for a race
@@ -79,6 +92,15 @@ class Settings:
     def __post_init__(self) -> None:
         if self.clock not in ("cpu", "wall"):
             raise UserMistake(f"clock: expected cpu or wall, found '{self.clock}'")
+        if self.device not in ("cpu", "cuda"):
+            raise UserMistake(f"device: expected cpu or cuda, found '{self.device}'")
+        if self.device == "cuda" and self.clock == "cpu":
+            raise UserMistake("clock: expected wall with device = 'cuda', whose work takes no CPU time; found cpu")
+        if self.device == "cuda" and self.batch * self.window * self.vocabulary * 4 > BUFFER_MB << 20:
+            raise UserMistake(
+                f"batch: expected logits of at most {BUFFER_MB} MB at once, found {self.batch} windows x {self.window} "
+                f"tokens x {self.vocabulary} pieces x 4 bytes; take a smaller batch"
+            )
         if self.objective not in ("race", "budget"):
             raise UserMistake(f"objective: expected race or budget, found '{self.objective}'")
         if self.corpus != "django":
@@ -89,7 +111,8 @@ class Settings:
         if self.objective == "budget" and (extra := [name for name, value in race.items() if value is not None]):
             raise UserMistake(f"objective budget scores bits per byte alone; remove {', '.join(extra)}")
         counts = ("window", "windows", "batch", "private_windows", "threads", "vocabulary")
-        for name in (*counts, "cap_s", "checkpoint_kb", "score_s", "score_slack", "build_s", "tolerance", "slope"):
+        sizes = ("cap_s", "checkpoint_kb", "score_s", "score_slack", "build_s", "compile_s", "compiled_mb")
+        for name in (*counts, *sizes, "tolerance", "slope"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserMistake(f"{name}: expected a number above 0, found {value}")
@@ -125,6 +148,7 @@ class TrainingJudge:
     root: Path
     sandbox: Sandbox
     corpus: Corpus
+    gpu: Gpu | None = None
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(16), repr=False)
 
     def __post_init__(self) -> None:
@@ -143,6 +167,7 @@ class TrainingJudge:
             raise UserMistake(f"windows: {error}; ask for fewer or shorter ones") from error
         # Both slices go through the same pass in one shuffled order, so that a program cannot treat them differently.
         self._windows = Windows.join(public, private)
+        self._device_name = dict(self.gpu.fingerprint()) if self.gpu is not None else {"device": _processor()}
 
     def judge(self, program: Path, *, stage: str, seed: int) -> Outcome:
         """Every stage is judged alike: a cheaper first look would be a second, luckier chance."""
@@ -161,17 +186,20 @@ class TrainingJudge:
             "settings": json.dumps(asdict(self.settings), sort_keys=True),
             "limits": json.dumps(asdict(self.limits), sort_keys=True),
             "sandbox": self.sandbox.level.name,
-            "device": _processor(),
+            **self._device_name,
             **{name: version(name) for name in ("torch", "numpy", "safetensors")},
         }
 
     def close(self) -> None:
-        """Nothing is held between evaluations; the sandbox belongs to whoever made it."""
+        """The sandbox belongs to whoever made it."""
+        if self.gpu is not None:
+            self.gpu.close()
 
     def _judge(self, program: Path, seed: int, measures: dict[str, float]) -> Outcome:
         s = self.settings
+        compiled = self._compiled(program, measures)
         began = time.monotonic()
-        checkpoint, open_s = self._train(program, seed, measures)
+        checkpoint, open_s = self._train(program, seed, compiled, measures)
         try:
             artifact = inspect_checkpoint(checkpoint)
         except Malformed as error:
@@ -189,29 +217,77 @@ class TrainingJudge:
             raise Verdict(Status.WRONG, f"loss {loss:.4f} bits per byte is above {edge}: not trained far enough")
         return Outcome.passed(score, measures=measures, artifact=artifact)
 
-    # The first sandbox.
+    # Compiling ahead.
 
-    def _train(self, program: Path, seed: int, measures: dict[str, float]) -> tuple[bytes, float]:
+    def _compiled(self, program: Path, measures: dict[str, float]) -> bytes | None:
+        """What compilers have made of this very program, kept for its next evaluations; None without a GPU."""
+        if self.gpu is None:
+            return None
+        s = self.settings
+        key = json.dumps([tree_hash(read_tree(program)), s.window, s.vocabulary, version("torch"), self._device_name])
+        place = lock_folder().with_suffix(".compiled") / hashlib.sha256(key.encode()).hexdigest()
+        began = time.monotonic()
+        with contextlib.suppress(FileNotFoundError):
+            made = place.read_bytes()
+            os.utime(place)
+            return made
+        made = self._compile(program)
+        measures["compile_s"] = time.monotonic() - began
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as file:
+            file.write(made)
+        os.replace(file.name, place)
+        for old in sorted(place.parent.iterdir(), key=lambda path: path.stat().st_mtime)[:-COMPILED_KEPT]:
+            old.unlink(missing_ok=True)
+        return made
+
+    def _compile(self, program: Path) -> bytes:
+        s = self.settings
+        with self._start(program, "compile", 0, keep_output=True) as turn:
+            began = time.monotonic()
+            watch = Watch(turn, self.limits, lambda: time.monotonic() - began, s.compile_s)
+            try:
+                return bytes(Peer(turn.channel).receive({b"B": at_most(int(s.compiled_mb * 2**20))}, watch).payload)
+            except Late:
+                raise Verdict(
+                    Status.TIMEOUT, f"compiling took more than {s.compile_s:g} s{last_output(turn)}"
+                ) from None
+            except Closed:
+                raise how_it_ended(turn, self.limits, "while compiling, before run.open() was called") from None
+            except Foreign as error:
+                raise Verdict(Status.WRONG, f"while compiling: {error}") from None
+
+    # The first sandbox with data.
+
+    def _train(
+        self, program: Path, seed: int, compiled: bytes | None, measures: dict[str, float]
+    ) -> tuple[bytes, float]:
         """The checkpoint that counts, and how long the data was open on the wall."""
         s = self.settings
-        with self._start(program, "train", seed, keep_output=True) as turn:
-            try:
+        with contextlib.ExitStack() as held:
+            with self._device(alone=False):
+                turn = held.enter_context(self._start(program, "train", seed, keep_output=True))
+                held.callback(lambda: measures.update(peak_mb=turn.peak_mb()))
                 peer = Peer(turn.channel)
-                stream = self._ready(turn, peer, seed, measures)
-                with sealed(stream.data) as fd:
-                    began = time.monotonic()
-                    last, stop = self._collect(turn, peer, fd, measures)
-                    open_s = time.monotonic() - began
-                ending = turn.ending(SETTLING_S if stop is _Stop.CLOSED else 0)
-                if ending is not None and ending.kind == "output":
-                    raise how_it_ended(turn, self.limits, "while training")
-                if last is None:
-                    raise self._without_checkpoint(turn, stop)
-            finally:
-                measures["peak_mb"] = turn.peak_mb()
+                stream = self._ready(turn, peer, seed, compiled, measures)
+            with sealed(stream.data) as fd, self._device(alone=True), self._watched(measures):
+                began = time.monotonic()
+                last, stop = self._collect(turn, peer, fd, measures)
+                open_s = time.monotonic() - began
+            ending = turn.ending(SETTLING_S if stop is _Stop.CLOSED else 0)
+            if ending is not None and ending.kind == "output":
+                raise how_it_ended(turn, self.limits, "while training")
+            if last is None:
+                raise self._without_checkpoint(turn, stop)
         measures.update(cpu_s=last.cpu_s, wall_s=last.wall_s, checkpoint_mb=len(last.data) / 2**20)
         measures["seconds"] = last.cpu_s if s.clock == "cpu" else last.wall_s
         return bytes(last.data), open_s
+
+    def _device(self, *, alone: bool) -> AbstractContextManager[None]:
+        return self.gpu.turn(alone=alone) if self.gpu is not None else contextlib.nullcontext()
+
+    def _watched(self, measures: dict[str, float]) -> AbstractContextManager[None]:
+        return self.gpu.watched(measures) if self.gpu is not None else contextlib.nullcontext()
 
     def _without_checkpoint(self, turn: Turn, stop: _Stop) -> Verdict:
         if stop is _Stop.CLOSED:
@@ -221,13 +297,18 @@ class TrainingJudge:
         limit = f"{self.settings.cap_s:g} s of {self.settings.clock} time or {self.limits.wall_s:g} s in all"
         return Verdict(Status.TIMEOUT, f"no checkpoint within {limit}{last_output(turn)}")
 
-    def _ready(self, turn: Turn, peer: Peer, seed: int, measures: dict[str, float]) -> NDArray[np.uint16]:
+    def _ready(
+        self, turn: Turn, peer: Peer, seed: int, compiled: bytes | None, measures: dict[str, float]
+    ) -> NDArray[np.uint16]:
         """Waits until the program asks for the data, and prepares its order meanwhile."""
         s = self.settings
         began = time.monotonic()
         stream = order(self.corpus.train[: s.train_tokens], seed).astype("<u2")
         watch = Watch(turn, self.limits, lambda: time.monotonic() - began, s.build_s)
         try:
+            if compiled is not None:
+                with sealed(compiled) as fd:
+                    peer.send(b"C", watch, fd=fd)
             peer.receive({b"R": exactly(0)}, watch)
         except Late:
             raise Verdict(
@@ -281,11 +362,11 @@ class TrainingJudge:
         cuts = Cuts.draw(len(self._windows), s.window, chance)
         # One after the other, although both could build at once: two that run together can signal through the load.
         # Each has a file of its own: attributes and offset of a shared one would carry windows from one to the other.
-        with sealed(checkpoint) as fd, self._start(program, "score", seed, keep_output=False) as turn:
-            first = _Scorer(s, self.limits, turn)
+        with self._device(alone=False), sealed(checkpoint) as fd, self._scoring(program, seed) as turn:
+            first = _Scorer(s, self.limits, turn, self.gpu)
             nats, whole = self._whole_windows(first, fd, cuts, chance)
-        with sealed(checkpoint) as fd, self._start(program, "score", seed, keep_output=False) as turn:
-            second = _Scorer(s, self.limits, turn)
+        with self._device(alone=False), sealed(checkpoint) as fd, self._scoring(program, seed) as turn:
+            second = _Scorer(s, self.limits, turn, self.gpu)
             truncated = self._truncated_windows(second, fd, cuts, chance)
         measures["score_s"] = first.used_s
         targets = self._windows.targets
@@ -310,10 +391,9 @@ class TrainingJudge:
         batches = [(rows[i : i + s.batch], s.window) for i in range(0, len(rows), s.batch)]
         nats = np.empty(targets.shape)
         at_cuts = np.empty((len(inputs), s.vocabulary), np.float32)
-        for batch, logits in scorer.answers(fd, inputs, batches, only_last=False, limit=2 * s.free_score_s):
-            log_p = _checked(logits)
-            nats[batch] = nats_of(log_p, targets[batch])
-            at_cuts[batch] = log_p[np.arange(len(batch)), cuts.last_shown[batch]]
+        answers = scorer.answers(fd, inputs, batches, targets, cuts.last_shown, limit=2 * s.free_score_s)
+        for batch, nats_there, log_p in answers:
+            nats[batch], at_cuts[batch] = nats_there, log_p
         return nats, at_cuts
 
     def _truncated_windows(self, scorer: _Scorer, fd: int, cuts: Cuts, chance: random.Random) -> Floats:
@@ -322,21 +402,37 @@ class TrainingJudge:
         groups = chance.sample(cuts.groups, len(cuts.groups))
         found = np.empty((len(self._windows), s.vocabulary), np.float32)
         limit = TRUNCATED_SHARE * s.free_score_s
-        for rows, logits in scorer.answers(fd, self._windows.inputs, groups, only_last=True, limit=limit):
-            found[rows] = _checked(logits)[:, 0]
+        for rows, _, log_p in scorer.answers(fd, self._windows.inputs, groups, None, None, limit=limit):
+            found[rows] = log_p
         return found
 
-    def _start(self, program: Path, role: str, seed: int, *, keep_output: bool) -> Turn:
-        s = self.settings
-        about = {"seed": seed, "vocabulary": s.vocabulary, "window": s.window, "threads": s.threads}
-        return self.sandbox.start(
-            GUEST,
-            program=program,
-            guest=GUEST.parent,
-            arguments=(role, json.dumps(about)),
-            limits=self.limits,
-            keep_output=keep_output,
-        )
+    def _scoring(self, program: Path, seed: int) -> AbstractContextManager[Turn]:
+        if self.gpu is not None:
+            self.gpu.wipe()
+        return self._start(program, "score", seed, keep_output=False)
+
+    @contextmanager
+    def _start(self, program: Path, role: str, seed: int, *, keep_output: bool) -> Iterator[Turn]:
+        s, gpu = self.settings, self.gpu
+        about: dict[str, object] = {"seed": seed, "vocabulary": s.vocabulary, "window": s.window, "threads": s.threads}
+        about.update(device=s.device, clock=s.clock, seconds=s.cap_s, compiled=gpu is not None)
+        environment: dict[str, str] = {}
+        if gpu is not None:
+            environment = {**COMPILERS, "CUDA_VISIBLE_DEVICES": visible()}
+            if role == "score":
+                about.update(handle=gpu.handle, buffer=BUFFER_MB << 18)
+        with gpu.tenant() if gpu is not None else contextlib.nullcontext():
+            started = self.sandbox.start(
+                GUEST,
+                program=program,
+                guest=GUEST.parent,
+                arguments=(role, json.dumps(about)),
+                limits=self.limits,
+                keep_output=keep_output,
+                environment=environment,
+            )
+            with started as turn:
+                yield turn
 
 
 @dataclass
@@ -350,6 +446,7 @@ class _Scorer:
     settings: Settings
     limits: Limits
     turn: Turn
+    gpu: Gpu | None = None
     used_s: float = 0.0  # on the profile's clock, from the hand-over of the checkpoint to the last answer
     wall_s: float = 0.0  # the same on the wall
 
@@ -358,34 +455,61 @@ class _Scorer:
         fd: int,
         inputs: NDArray[np.uint16],
         batches: Sequence[tuple[NDArray[np.int64], int]],
+        targets: NDArray[np.uint16] | None,
+        at: NDArray[np.int64] | None,
         *,
-        only_last: bool,
         limit: float,
-    ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
-        """Hands over the checkpoint and yields logits [rows, t or 1, V] for every (rows, t) of `batches`.
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], Floats]]:
+        """Hands over the checkpoint and yields (rows, nats, log-probabilities) for every (rows, t) of `batches`.
 
-        The next question is sent before an answer is worked on, so that both processes work, but after the answer
-        has been read, so that neither can wait for the other to read first.
+        With `targets` and `at` [N] the nats of all targets, [rows, t], and the log-probabilities [rows, V] at each
+        row's position `at`. Without them the last positions are asked for alone: no nats, and their log-probabilities.
+
+        Where answers come through the channel, the next question is sent before one is worked on, so that both
+        processes work, but after it has been read, so that neither can wait for the other to read first. In a GPU's
+        memory the next answer takes the place of the last, and what the judge computes meanwhile is not counted.
         """
-        s, peer = self.settings, Peer(self.turn.channel)
+        s, peer, only_last = self.settings, Peer(self.turn.channel), targets is None
         began = time.monotonic()
         building = Watch(self.turn, self.limits, lambda: time.monotonic() - began, s.build_s)
         with self._sentences("importing model.py", Status.TIMEOUT, f"{s.build_s:g} s"):
             peer.receive({b"R": exactly(0)}, building)
-        clock, opened = self._clock(), time.monotonic()
+        clock, opened, own_s = self._clock(), time.monotonic(), 0.0
         watch = Watch(self.turn, self.limits, clock, limit)
         sizes = [len(rows) * (1 if only_last else columns) * s.vocabulary * 4 for rows, columns in batches]
         with self._sentences("answering", Status.WRONG, f"{limit:.3g} s, twice what is free"):
             peer.send(b"C", watch, fd=fd)
             peer.send(b"W", watch, _question(inputs, batches[0], only_last))
             for number, (rows, _) in enumerate(batches):
-                frame = peer.receive({b"L": exactly(sizes[number])}, watch)
-                self.used_s, self.wall_s = clock(), time.monotonic() - opened
+                frame = peer.receive({b"L": exactly(0 if self.gpu else sizes[number])}, watch)
+                self.used_s, self.wall_s = clock() - own_s, time.monotonic() - opened
                 if self.used_s > limit:
                     raise Late
-                if number + 1 < len(batches):
-                    peer.send(b"W", watch, _question(inputs, batches[number + 1], only_last))
-                yield rows, np.frombuffer(frame.payload, "<f4").reshape(len(rows), -1, s.vocabulary)
+                following = _question(inputs, batches[number + 1], only_last) if number + 1 < len(batches) else b""
+                if following and self.gpu is None:
+                    peer.send(b"W", watch, following)
+                shown = None if targets is None else targets[rows]
+                places = np.zeros(len(rows), np.int64) if at is None else at[rows]
+                paused = time.monotonic()
+                if self.gpu is None:
+                    logits = np.frombuffer(frame.payload, "<f4").reshape(len(rows), -1, s.vocabulary)
+                    log_p = _checked(logits)
+                    nats = np.empty((0, 0)) if shown is None else nats_of(log_p, shown)
+                    yield rows, nats, log_p[np.arange(len(rows)), places]
+                else:
+                    columns = 1 if shown is None else shown.shape[1]
+                    yield rows, *self._on_device(self.gpu, len(rows), columns, shown, places)
+                    own_s += time.monotonic() - paused
+                    if following:
+                        peer.send(b"W", watch, following)
+
+    def _on_device(
+        self, gpu: Gpu, rows: int, columns: int, targets: NDArray[np.uint16] | None, at: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], Floats]:
+        try:
+            return gpu.log_probabilities(rows, columns, self.settings.vocabulary, targets, at)
+        except NotFinite:
+            raise Verdict(Status.WRONG, NOT_FINITE) from None
 
     def _clock(self) -> Callable[[], float]:
         if self.settings.clock == "wall":
@@ -425,7 +549,7 @@ def _checked(logits: Floats) -> Floats:
     try:
         return log_probabilities(logits)
     except NotFinite:
-        raise Verdict(Status.WRONG, "scoring: expected finite logits, found NaN or infinity") from None
+        raise Verdict(Status.WRONG, NOT_FINITE) from None
 
 
 def _processor() -> str:
@@ -439,4 +563,5 @@ def _processor() -> str:
 
 
 def judge_of(settings: Settings, limits: Limits, root: Path, sandbox: Sandbox) -> TrainingJudge:
-    return TrainingJudge(settings, limits, root, sandbox, corpus.load())
+    gpu = Gpu() if settings.device == "cuda" else None
+    return TrainingJudge(settings, limits, root, sandbox, corpus.load(), gpu)
