@@ -9,18 +9,19 @@ from pathlib import Path
 
 EVO = Path(__file__).resolve().parent.parent / "evo"
 LEVELS = [
-    {"outcome", "chance", "genome", "benchmark", "syntax", "events", "rundir", "stats", "hostlock", "forkserver"},
+    {"outcome", "chance", "genome", "benchmark", "syntax", "events", "rundir", "stats", "hostlock", "forkserver",
+     "problem"},
     {"archive", "journal", "claims", "sandbox", "novelty", "library", "select", "certify", "llm", "edits", "cards"},
     {"operators", "judges", "prompts"},
     {"search"},
     {"worker", "slurm"},
     {"run", "inspect", "report", "judge", "check", "recertify"},
-]
+]  # fmt: skip
 # inside a level, and only these: the left one may use the right one
 WITHIN = {
     ("genome", "outcome"), ("events", "genome"), ("events", "outcome"), ("rundir", "benchmark"), ("syntax", "genome"),
     ("run", "inspect"), ("run", "recertify"), ("recertify", "inspect"), ("recertify", "run"), ("select", "archive"),
-    ("operators", "prompts"),
+    ("operators", "prompts"), ("problem", "benchmark"),
 }  # fmt: skip
 BROAD = ("Exception", "BaseException")
 
