@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import base64
+import json
 import os
-import random
 import re
+import socket
 import statistics
 import sys
 import tempfile
@@ -21,9 +23,6 @@ from evo.genome import Tree, apply_diff
 from evo.judges import Judge, open_judge
 from evo.outcome import Outcome, Status
 from evo.sandbox import Limits, NoIsolation, Sandbox, probe
-
-SHINGLES = 24  # pieces of the validation text that are looked for
-SHINGLE_BYTES = 48
 
 Say = Callable[[str], None]
 
@@ -136,34 +135,47 @@ def _variant(
     return good
 
 
-def check_visibility(benchmark: Benchmark, profile: Profile, say: Say) -> bool:
-    """Searches everything a sandbox can read for pieces of the validation text of a training benchmark."""
-    from evo.judges import corpus
+def check_visibility(
+    documents: Sequence[bytes], hidden: Sequence[Path], say: Say, *, roots: Sequence[str], program: Tree
+) -> bool:
+    """Searches what a sandbox can read below `roots` for copies of held-out documents: files with half their lines."""
+    from evo.judges.copies import FEWEST, telling_lines
 
-    chance = random.Random(0)
-    documents = corpus.held_out_text()
-    places = [(d, chance.randrange(len(d) - SHINGLE_BYTES)) for d in documents if len(d) > 4 * SHINGLE_BYTES]
-    pieces = [d[at : at + SHINGLE_BYTES] for d, at in chance.sample(places, SHINGLES)]
-    pieces = [p for p in pieces if len(set(p)) > 12]  # runs of spaces and dashes are everywhere
+    chosen = [lines for document in documents if (lines := telling_lines(document))]
     guest = Path(__file__).resolve().parent / "guests" / "shingles.py"
-    with Sandbox(preload=("numpy",)) as sandbox, tempfile.TemporaryDirectory() as folder:
-        benchmarks.write_tree(benchmark.base, Path(folder))
-        limits = Limits(wall_s=600.0, memory_mb=4096)
-        arguments = tuple(piece.hex() for piece in pieces)
-        with sandbox.start(guest, program=Path(folder), guest=guest.parent, arguments=arguments, limits=limits) as turn:
-            turn.channel.settimeout(600)
+    limits = Limits(wall_s=1200.0, memory_mb=4096)
+    with Sandbox(preload=("numpy",), hidden=hidden) as sandbox, tempfile.TemporaryDirectory() as folder:
+        benchmarks.write_tree(program, Path(folder))
+        with sandbox.start(
+            guest, program=Path(folder), guest=guest.parent, arguments=tuple(roots), limits=limits
+        ) as turn:
+            turn.channel.settimeout(limits.wall_s)
+            told = [[base64.b64encode(line).decode() for line in lines] for lines in chosen]
             text = b""
-            while chunk := turn.channel.recv(1 << 16):
-                text += chunk
-    lines = text.decode(errors="replace").splitlines()
-    if not lines or not lines[-1].startswith("searched "):
+            try:
+                turn.channel.sendall(json.dumps(told).encode())
+                turn.channel.shutdown(socket.SHUT_WR)
+                while chunk := turn.channel.recv(1 << 16):
+                    text += chunk
+            except (OSError, TimeoutError):
+                pass  # what it has said so far does not end as it must
+    said = text.decode(errors="replace").splitlines()
+    if not said or not said[-1].startswith("searched "):
         say("visibility FAILED: the search inside the sandbox did not finish")
         return False
-    hits = [line for line in lines if line.startswith("found ")]
-    say(f"visibility {lines[-1]}; {len(pieces)} pieces of the validation text found in {len(hits)} of them")
+    hits = [line for line in said if line.startswith("found ")]
+    say(f"visibility {said[-1]}; {len(chosen)} held-out documents of {FEWEST} lines or more, copies in {len(hits)}")
     for hit in hits[:10]:
         say(f"  {hit}")
     return not hits
+
+
+def _held_out_is_hidden(benchmark: Benchmark, profile: Profile, say: Say) -> bool:
+    from evo.judges import training
+
+    chosen = benchmarks.settings(training.Settings, profile.settings, f"{benchmark.name} [profiles.{profile.name}]")
+    corpus = training.opened(chosen, benchmark.root)
+    return check_visibility(corpus.held_out(), corpus.masked, say, roots=["/"], program=benchmark.base)
 
 
 # --- a file system -------------------------------------------------------------------------------------------------
@@ -253,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     benchmark, profile, judge, runs=max(2, options.runs), patches=options.patches, say=say
                 )
             if benchmark.judge == "training":
-                sound &= check_visibility(benchmark, profile, say)
+                sound &= _held_out_is_hidden(benchmark, profile, say)
     except (UserMistake, NoIsolation) as mistake:
         print(f"evo.check: {mistake}", file=sys.stderr)
         return 3 if isinstance(mistake, NoIsolation) else 2

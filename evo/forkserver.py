@@ -96,6 +96,7 @@ AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 MACHINE_FILES = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/ld.so.cache",
                  "/etc/alternatives", "/sys/devices/system/cpu", "/sys/devices/system/node"]  # fmt: skip
+COVERED = "raise ImportError('this file is covered in every sandbox: it holds validation text')\n"
 DEVICES = ["null", "zero", "full", "random", "urandom"]
 # CUDA finds its device through more of /sys than the two directories above.
 CUDA_FILES = ["/sys/bus", "/sys/class", "/sys/devices", "/sys/module"]
@@ -298,6 +299,12 @@ def attach(source: str, target: str) -> None:
     mount(source, target, "", MS_BIND | MS_REC)
 
 
+def visible_at(path: str, trees: dict[str, str]) -> list[str]:
+    """Every place of the new root where a path of the host is seen: a tree may lie in it under several names."""
+    target = os.path.realpath(path)
+    return [tree + target[len(real) :] for tree, real in trees.items() if f"{target}/".startswith(f"{real}/")]
+
+
 def build_root(hidden: list[str], cuda: bool) -> None:
     """Enters a root with two directories: /old, the host's tree, and /new, what sandboxes will see of it, read-only.
 
@@ -331,9 +338,13 @@ def build_root(hidden: list[str], cuda: bool) -> None:
         os.symlink(f"/proc/self/{target}", f"/new/dev/{name}")
     Path("/new/etc/passwd").write_text("candidate:x:65534:65534::/scratch:/bin/false\n")
     Path("/new/etc/group").write_text("candidate:x:65534:\n")
-    for path in hidden:
-        if os.path.isdir(f"/new{path}"):
-            mount("hidden", f"/new{path}", "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "mode=755,size=4k")
+    Path("/new/etc/covered").write_text(COVERED)
+    bound = {path: real[path] for path in trees if path not in links}
+    for place in dict.fromkeys(place for path in hidden for place in visible_at(path, bound)):
+        if os.path.isdir(f"/new{place}"):
+            mount("hidden", f"/new{place}", "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "mode=755,size=4k")
+        elif os.path.isfile(f"/new{place}"):
+            mount("/new/etc/covered", f"/new{place}", "", MS_BIND)
     mounts = [line.split()[4] for line in Path("/old/proc/self/mountinfo").read_text().splitlines()]
     for target in mounts:
         plain = target.replace("\\040", " ").replace("\\134", "\\")  # mountinfo writes these two in octal

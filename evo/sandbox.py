@@ -143,6 +143,7 @@ class Sandbox:
     A turn's program and guest directories must be readable by others (chmod 755; `tempfile.mkdtemp` makes 700): as
     root, a candidate runs under a uid of its own. `drop_user=False` keeps one uid, for CUDA IPC, which refuses two.
     `cuda` lets it see the NVIDIA devices, the driver's libraries and what CUDA reads of /sys.
+    `hidden` files and folders are covered, wherever a sandbox would see them: a file by one that cannot be imported.
     """
 
     def __init__(
@@ -152,8 +153,10 @@ class Sandbox:
         level: Level | None = None,
         drop_user: bool = True,
         cuda: bool = False,
+        hidden: Sequence[Path] = (),
     ):
         self._preload, self._drop_user, self._cuda = list(preload), drop_user, cuda
+        self._hidden = [str(path) for path in hidden]
         # A driver's libraries may lie where only this variable says, and the loader reads it at a process's start.
         libraries = os.environ.get("LD_LIBRARY_PATH")
         self._environment = {**ENVIRONMENT, **({"LD_LIBRARY_PATH": libraries} if cuda and libraries else {})}
@@ -281,7 +284,8 @@ class Sandbox:
         packages = {Path(__file__).parent, Path(__file__).resolve().parent}
         configuration = {
             "preload": self._preload,
-            "hidden": [str(path) for package in packages for path in (package, package.parent / ".data")],
+            "hidden": [str(path) for package in packages for path in (package, package.parent / ".data")]
+            + self._hidden,
             "plain": plain,
             "drop_user": self._drop_user,
             "cuda": self._cuda,

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from evo.judges import corpus
+from evo.judges import django
 
 CAPS = (250_000, 750_000, 1_500_000, 10_000_000)
 LEAST = {2: (1, 2, 3), 3: (1, 2, 3, 5, 10), 4: (1, 2, 3, 5, 10)}  # an entry with fewer occurrences is left out
@@ -44,7 +44,7 @@ def windows_of(tokens: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     """Every run of `length` tokens as one number."""
     keys = np.zeros(len(tokens) - length + 1, np.int64)
     for place in range(length):
-        keys = keys * corpus.VOCABULARY + tokens[place : len(tokens) - length + 1 + place]
+        keys = keys * django.VOCABULARY + tokens[place : len(tokens) - length + 1 + place]
     return keys
 
 
@@ -58,7 +58,7 @@ def table(tokens: NDArray[np.int64], least: Sequence[int]) -> list[Order]:
     longest = 1 + len(least)
     counted = {longest: np.unique(windows_of(tokens, longest), return_counts=True)}
     for length in range(longest - 1, 0, -1):
-        suffixes = counted[length + 1][0] % corpus.VOCABULARY**length
+        suffixes = counted[length + 1][0] % django.VOCABULARY**length
         counted[length] = np.unique(suffixes, return_counts=True)
     found: list[Order] = []
     for length in range(1, longest + 1):
@@ -67,11 +67,11 @@ def table(tokens: NDArray[np.int64], least: Sequence[int]) -> list[Order]:
         y = ones / max(ones + 2 * twos, 1)
         discount = np.array([0, 1 - 2 * y * twos / max(ones, 1), 2 - 3 * y * threes / max(twos, 1)])
         discount = np.append(discount, 3 - 4 * y * fours / max(threes, 1))
-        contexts, place = np.unique(keys // corpus.VOCABULARY, return_inverse=True)
+        contexts, place = np.unique(keys // django.VOCABULARY, return_inverse=True)
         total = np.bincount(place, counts)
         kept = counts >= (least[length - 2] if length > 1 else 1)
         if length > 2:  # an entry hangs on its context's entry
-            kept &= np.isin(keys // corpus.VOCABULARY, found[-1].keys)
+            kept &= np.isin(keys // django.VOCABULARY, found[-1].keys)
         share = np.maximum(counts - discount[np.minimum(counts, 3)], 0) / total[place]
         backoff = 1 - np.bincount(place, share * kept)
         used = np.bincount(place, kept) > 0
@@ -93,12 +93,12 @@ def bits_per_byte(
 ) -> float:
     """Over whole windows; a target at place j of its window sees the j + 1 tokens before it."""
     seen = np.arange(len(tokens) - 1) % window + 1
-    probability = np.full(len(tokens) - 1, 1 / corpus.VOCABULARY)
+    probability = np.full(len(tokens) - 1, 1 / django.VOCABULARY)
     for length, order in enumerate(orders, start=1):
         asked = windows_of(tokens, length)[-(len(tokens) - 1) :]
         first = max(length - 2, 0)
         mixed = look_up(order.keys, order.probabilities, asked, 0.0)
-        mixed = mixed + look_up(order.contexts, order.backoff, asked // corpus.VOCABULARY, 1.0) * probability[first:]
+        mixed = mixed + look_up(order.contexts, order.backoff, asked // django.VOCABULARY, 1.0) * probability[first:]
         probability[first:] = np.where(seen[first:] >= length - 1, mixed, probability[first:])
     sizes = token_bytes[tokens[1:]]
     return float(-(np.log2(probability) * (sizes > 0)).sum() / sizes.sum())
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=1024)
     parser.add_argument("--train-tokens", type=int, help="the first ones; all by default")
     asked = parser.parse_args()
-    text = corpus.load()
+    text = django.load()
     stream = text.train[: asked.train_tokens].astype(np.int64)
     held_out = text.validation[: asked.window * asked.windows + 1].astype(np.int64)
     tried = []

@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks/speedrun/program")]
 import model  # noqa: E402
 import train  # noqa: E402
 
-from evo.judges import corpus  # noqa: E402
+from evo.judges import corpus, django  # noqa: E402
 
 WINDOW = 64
 FIRST_SEED = 100  # the judge's screens begin at 0: a base tuned on their seeds would be tuned on their luck
@@ -130,7 +130,7 @@ def main() -> None:
     if unknown := [key for key in constants if key not in BASE]:
         parser.error(f"unknown {', '.join(unknown)}; valid are {', '.join(BASE)}")
     torch.set_num_threads(1)
-    text = corpus.load()
+    text = django.load()
     text = replace(text, train=text.train[: asked.train_tokens])
     seeds = range(FIRST_SEED, FIRST_SEED + asked.seeds)
 

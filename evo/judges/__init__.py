@@ -39,9 +39,10 @@ def open_judge(benchmark: Benchmark, profile: Profile, *, allow_unisolated: bool
     chosen = settings(module.Settings, profile.settings, where)
     limits = settings(Limits, {"wall_s": WALL_S, **profile.limits}, f"{where}.limits")
     level = Level(allow_unisolated=allow_unisolated)
+    hidden = module.hidden(chosen, benchmark.root)
     cuda = getattr(chosen, "device", "cpu") == "cuda"  # one uid for CUDA IPC, no cap on a reserved address space
     limits = replace(limits, memory_mb=None) if cuda else limits
-    with Sandbox(preload=module.PRELOAD, level=level, drop_user=not cuda, cuda=cuda) as sandbox:
+    with Sandbox(preload=module.PRELOAD, level=level, drop_user=not cuda, cuda=cuda, hidden=hidden) as sandbox:
         judge = module.judge_of(chosen, limits, benchmark.root, sandbox)
         try:
             yield judge

@@ -143,5 +143,9 @@ def _finite(value: object) -> bool:
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
+def hidden(settings: Settings, root: Path) -> tuple[Path, ...]:
+    return ()  # a verifier lies in the benchmark's folder, which no sandbox sees
+
+
 def judge_of(settings: Settings, limits: Limits, root: Path, sandbox: Sandbox) -> AnswerJudge:
     return AnswerJudge(settings, limits, root, sandbox)

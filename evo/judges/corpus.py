@@ -1,17 +1,19 @@
-"""The text that CPU training programs learn from: Django's Python sources, split by file and cut into byte-pair tokens.
+"""Three streams of tokens that a training judge owns, the order in which a seed reads them, and their private cache.
 
-Only the judge reads it. The archive is pinned and nothing in the environment imports it; the validation text and the
-vocabulary's pieces are never given to a candidate. Base, target and slope belong to the same tokens on every machine.
+Only the judge reads a corpus. The validation text and the vocabulary's pieces are never given to a candidate.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import tempfile
 import zipfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +23,9 @@ from evo.benchmark import UserMistake
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DATA = ROOT / ".data"
-PIN = ROOT / "scripts" / "corpus.sha256"
-
-VOCABULARY = 1024
-SEPARATOR = VOCABULARY - 1  # opens every file; the pieces are 0 ... 1022
 BLOCK = 2048  # tokens that stay together when a seed permutes the training stream: some 6 KB, half a source file
-HELD_OUT = 26  # of 256 values of a path's last hash byte, for validation and again for the private slice: 10% each
-
-# The same formats are spelled out once per language there: the splits would share whole files but for a few letters.
-EXCLUDED = ("django/conf/locale/",)
-
-# What those sources become. A platform or a rustbpe whose merges differ is refused, not scored on other tokens.
-HASH = "c48876e7467af4ed"
+SAMPLE = 30_000_000  # characters of training text that a vocabulary is learned from
+TEXTS_AT_ONCE = 512  # encoded side by side on all cores; as Python integers they take 40 times their final size
 
 Tokens = NDArray[np.uint16]
 
@@ -42,6 +35,8 @@ class Corpus:
     """Three streams of tokens; `token_bytes[id]` is how many UTF-8 bytes a token stands for, 0 for the separator.
 
     Bits per byte are summed over targets with `token_bytes` > 0 and divided by the sum of those bytes.
+    `masked` are the files and folders that hold `validation` or `private` text and that no sandbox may see. `pieces`
+    are the tokens' bytes, where they are known.
     """
 
     train: Tokens
@@ -50,58 +45,31 @@ class Corpus:
     token_bytes: NDArray[np.int64]
     vocabulary: int
     hash: str
+    masked: tuple[Path, ...] = ()
+    pieces: tuple[bytes, ...] = ()
+
+    def held_out(self) -> list[bytes]:
+        """The documents of validation and private slice, for a search for them in what a sandbox can see.
+
+        Where the pieces are unknown, the streams as they lie on a disk.
+        """
+        if not self.pieces:
+            return [stream.astype("<u2").tobytes() for stream in (self.validation, self.private)]
+        found: list[bytes] = []
+        for stream in (self.validation, self.private):
+            starts = [*np.flatnonzero(self.token_bytes[stream] == 0).tolist(), len(stream)]
+            found += [b"".join(self.pieces[t] for t in stream[a:b].tolist()) for a, b in pairwise(starts)]
+        return [document for document in found if document]
 
 
-def load(data: Path = DATA) -> Corpus:
-    """The corpus of the archive in `data`: built once in some seconds, then read from a private file."""
-    archive = _archive(data)
-    code = hashlib.sha256(Path(__file__).read_bytes() + PIN.read_bytes()).hexdigest()
-    prepared = data / "prepared" / f"corpus-{code[:16]}.npz"
-    try:
-        with np.load(io.BytesIO(prepared.read_bytes()), allow_pickle=False) as found:
-            corpus = _corpus(found["train"], found["validation"], found["private"], found["token_bytes"])
-        if corpus.hash == HASH:
-            return corpus
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        pass  # absent or torn: built again, as when its content is not what it should be
-    corpus = build(archive)
-    _save(prepared, corpus)
-    return corpus
+@dataclass(frozen=True)
+class Texts:
+    """Documents before they are tokens."""
 
-
-def build(archive: bytes) -> Corpus:
-    """Splits, learns the vocabulary from the training files alone, and encodes."""
-    import rustbpe  # here, because a prepared corpus needs none
-
-    texts = _texts(archive)
-    tokenizer = rustbpe.Tokenizer()
-    tokenizer.train_from_iterator(iter(texts["train"]), VOCABULARY - 1)
-    # From the pieces themselves: decoding one by one would turn half a character into U+FFFD and count three bytes.
-    token_bytes = np.zeros(VOCABULARY, np.int64)
-    for piece, token in tokenizer.get_mergeable_ranks():
-        token_bytes[token] = len(piece)
-
-    def encoded(part: str) -> Tokens:
-        return np.array([t for text in texts[part] for t in [SEPARATOR, *tokenizer.encode(text)]], np.uint16)
-
-    corpus = _corpus(encoded("train"), encoded("validation"), encoded("private"), token_bytes)
-    if corpus.hash != HASH:
-        raise UserMistake(
-            f"corpus: expected tokens with hash {HASH}, found {corpus.hash}; install the pinned rustbpe with `make env`"
-        )
-    return corpus
-
-
-def held_out_text(data: Path = DATA) -> list[bytes]:
-    """The files of validation and private slice, for a search for them in what a sandbox can see."""
-    texts = _texts(_archive(data))
-    return [text.encode() for part in ("validation", "private") for text in texts[part]]
-
-
-def split(name: str) -> str:
-    """Which part a file belongs to: a function of its path alone, so that adding a file moves no other."""
-    first = _path_hash(name)[-1]  # the last byte, because files are ordered by the first ones
-    return "validation" if first < HELD_OUT else "private" if first < 2 * HELD_OUT else "train"
+    train: Sequence[str]
+    validation: Sequence[str]
+    private: Sequence[str]
+    masked: tuple[Path, ...] = ()
 
 
 def order(tokens: Tokens, seed: int) -> Tokens:
@@ -117,47 +85,73 @@ def order(tokens: Tokens, seed: int) -> Tokens:
     return np.concatenate([tokens[block * BLOCK : (block + 1) * BLOCK] for block in blocks])
 
 
-def _texts(archive: bytes) -> dict[str, list[str]]:
-    texts: dict[str, list[str]] = {"train": [], "validation": [], "private": []}
-    with zipfile.ZipFile(io.BytesIO(archive)) as files:
-        # In the order of the paths' hashes, so that a profile's first windows are of files from everywhere.
-        for name in sorted(files.namelist(), key=_path_hash):
-            if name.endswith(".py") and not name.startswith(EXCLUDED) and (text := files.read(name).decode()):
-                texts[split(name)].append(text)
-    return texts
+def tokenised(texts: Texts, vocabulary: int) -> Corpus:
+    """Learns `vocabulary` - 1 pieces from a sample of the training texts and encodes all; the last id opens a text."""
+    import rustbpe  # here, because a prepared corpus needs none
+
+    separator = vocabulary - 1
+    tokenizer = rustbpe.Tokenizer()
+    tokenizer.train_from_iterator(_sample(texts.train), vocabulary - 1)
+    pieces = [b""] * vocabulary
+    for piece, token in tokenizer.get_mergeable_ranks():
+        pieces[token] = bytes(piece)
+    if not all(pieces[:separator]):
+        raise UserMistake(
+            f"corpus: expected text enough for {separator} pieces, found {sum(map(bool, pieces))}; give more text or "
+            "a smaller vocabulary"
+        )
+
+    def encoded(documents: Sequence[str]) -> Tokens:
+        parts = [np.empty(0, np.uint16)]
+        for first in range(0, len(documents), TEXTS_AT_ONCE):
+            for tokens in tokenizer.batch_encode(list(documents[first : first + TEXTS_AT_ONCE])):
+                parts.append(np.array([separator, *tokens], np.uint16))
+        return np.concatenate(parts)
+
+    # From the pieces themselves: decoding one by one would turn half a character into U+FFFD and count three bytes.
+    sizes = np.array([len(piece) for piece in pieces], np.int64)
+    streams = encoded(texts.train), encoded(texts.validation), encoded(texts.private)
+    return assembled(*streams, sizes, masked=texts.masked, pieces=tuple(pieces))
 
 
-def _path_hash(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()
+def _sample(texts: Sequence[str]) -> Iterator[str]:
+    size = 0
+    for text in texts:
+        yield text
+        if (size := size + len(text)) > SAMPLE:
+            return
 
 
-def _archive(data: Path) -> bytes:
-    digest, name = PIN.read_text().split()
-    path = data / name
-    try:
-        archive = path.read_bytes()
-    except OSError as error:
-        raise UserMistake(f"corpus: expected {path}, found none ({error.strerror}); run `make env`") from None
-    if (found := hashlib.sha256(archive).hexdigest()) != digest:
-        raise UserMistake(f"corpus: expected {path} with sha256 {digest}, found {found}; delete it and run `make env`")
-    return archive
-
-
-def _corpus(train: Tokens, validation: Tokens, private: Tokens, token_bytes: NDArray[np.int64]) -> Corpus:
+def assembled(
+    train: Tokens,
+    validation: Tokens,
+    private: Tokens,
+    token_bytes: NDArray[np.int64],
+    *,
+    masked: tuple[Path, ...] = (),
+    pieces: tuple[bytes, ...] = (),
+) -> Corpus:
+    """A corpus with its hash; masks and pieces do not enter it, because scores do not depend on them."""
     content = hashlib.sha256()
     for stream in (train, validation, private):
         content.update(f"{len(stream)} ".encode() + stream.astype("<u2").tobytes())
     content.update(token_bytes.astype("<i8").tobytes())
     for array in (train, validation, private, token_bytes):
         array.setflags(write=False)  # one loaded corpus serves every evaluation of a worker
-    return Corpus(train, validation, private, token_bytes, VOCABULARY, content.hexdigest()[:16])
+    digest = content.hexdigest()[:16]
+    return Corpus(train, validation, private, token_bytes, len(token_bytes), digest, masked, pieces)
 
 
-def _save(path: Path, corpus: Corpus) -> None:
+def save(path: Path, corpus: Corpus) -> None:
     """Written whole or not at all: several workers may prepare at once."""
+    about = {
+        "masked": [str(masked) for masked in corpus.masked],
+        "pieces": [piece.hex() for piece in corpus.pieces],
+    }
     arrays = {part: getattr(corpus, part) for part in ("train", "validation", "private", "token_bytes")}
+    arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
     try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:  # created with mode 0600
             np.savez(file, **arrays)
         os.replace(file.name, path)
@@ -165,3 +159,20 @@ def _save(path: Path, corpus: Corpus) -> None:
         raise UserMistake(
             f"corpus: expected to write {path}, found {error.strerror}; make {path.parent} writable"
         ) from None
+
+
+def saved(path: Path) -> Corpus | None:
+    """What `save` wrote; None where it is absent or torn, to be built again."""
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
+            about = json.loads(found["about"].tobytes())
+            return assembled(
+                found["train"],
+                found["validation"],
+                found["private"],
+                found["token_bytes"],
+                masked=tuple(Path(masked) for masked in about["masked"]),
+                pieces=tuple(bytes.fromhex(piece) for piece in about["pieces"]),
+            )
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None

@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo.benchmark import UserMistake, read_tree, tree_hash
-from evo.judges import corpus
+from evo.judges import corpora
 from evo.judges.corpus import Corpus, order
 from evo.judges.gpu import BUFFER_MB, Gpu, lock_folder, visible
 from evo.judges.loss import (
@@ -79,7 +79,8 @@ class Settings:
     private_windows: int = 64
     train_tokens: int | None = None  # None: the whole training part
     vocabulary: int = 1024
-    corpus: str = "django"
+    corpus: str = "django"  # or "python-sources", or a path: evo/judges/corpora.py
+    corpus_mb: float | None = None  # of training text that is prepared; None: all there is
     build_s: float = 60.0  # wall seconds for what happens before the data opens
     compile_s: float = 300.0  # wall seconds for compiling ahead, on a GPU
     compiled_mb: float = 512.0  # that it may leave behind
@@ -103,15 +104,13 @@ class Settings:
             )
         if self.objective not in ("race", "budget"):
             raise UserMistake(f"objective: expected race or budget, found '{self.objective}'")
-        if self.corpus != "django":
-            raise UserMistake(f"corpus: expected django, the only one there is, found '{self.corpus}'")
         race = {"target": self.target, "slope": self.slope, "band": self.band}
         if self.objective == "race" and (missing := [name for name, value in race.items() if value is None]):
             raise UserMistake(f"objective race needs target, slope and band; missing: {', '.join(missing)}")
         if self.objective == "budget" and (extra := [name for name, value in race.items() if value is not None]):
             raise UserMistake(f"objective budget scores bits per byte alone; remove {', '.join(extra)}")
         counts = ("window", "windows", "batch", "private_windows", "threads", "vocabulary")
-        sizes = ("cap_s", "checkpoint_kb", "score_s", "score_slack", "build_s", "compile_s", "compiled_mb")
+        sizes = ("cap_s", "checkpoint_kb", "score_s", "score_slack", "build_s", "compile_s", "compiled_mb", "corpus_mb")
         for name in (*counts, *sizes, "tolerance", "slope"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -562,6 +561,15 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
+def opened(settings: Settings, root: Path) -> Corpus:
+    return corpora.open(settings.corpus, root, vocabulary=settings.vocabulary, megabytes=settings.corpus_mb)
+
+
+def hidden(settings: Settings, root: Path) -> tuple[Path, ...]:
+    """What no sandbox may see: the files that hold validation text."""
+    return opened(settings, root).masked
+
+
 def judge_of(settings: Settings, limits: Limits, root: Path, sandbox: Sandbox) -> TrainingJudge:
     gpu = Gpu() if settings.device == "cuda" else None
-    return TrainingJudge(settings, limits, root, sandbox, corpus.load(), gpu)
+    return TrainingJudge(settings, limits, root, sandbox, opened(settings, root), gpu)
