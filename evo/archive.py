@@ -26,7 +26,6 @@ class Member:
     scores: dict[str, float] = field(default_factory=dict)  # task name -> score; certification's never enter
     barred: str = ""  # why it may be no elite: it failed, was refuted, is quarantined or banned
     pinned: bool = False
-    offspring: int = 0
 
 
 class Archive:
@@ -49,6 +48,10 @@ class Archive:
 
     def __getitem__(self, name: str) -> Member:
         return self._members[name]
+
+    def offspring(self, name: str) -> int:
+        """How many genomes came from one; counted, not kept, since a child may become known before its parent."""
+        return len(self._children.get(name, ()))
 
     def members(self) -> Iterator[Member]:
         return iter(self._members.values())

@@ -27,6 +27,18 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """One call to a model that was answered: tokens as its provider counted them, and what they cost."""
+
+    model: str
+    input: int  # neither read from nor written to the provider's cache
+    cache_read: int
+    cache_write: int
+    output: int
+    usd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """A worker opened its journal; the long provenance stands here once instead of in every outcome."""
 
@@ -53,6 +65,7 @@ class Proposed:
     identity: str
     seedless: str  # identity with the numbers given to seeds left out
     usd: float = 0.0
+    calls: tuple[Call, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +80,7 @@ class Rejected:
     reason: str
     patches: tuple[str, ...] = ()  # what was rejected, so that it is not proposed again
     usd: float = 0.0
+    calls: tuple[Call, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +219,8 @@ def dump(event: Event, at: float) -> str:
             value = [value.genome, value.stage, value.k]
         elif f.name == "new":
             value = [patch.to_dict() for patch in value]
+        elif f.name == "calls":
+            value = [dataclasses.astuple(call) for call in value]
         optional = f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
         if not optional or value not in ("", (), [], {}, 0.0):
             found[f.name] = value
@@ -232,6 +248,8 @@ def _revived(key: str, value: Any) -> Any:
         return Outcome.from_dict(value)
     if key == "new":
         return tuple(Patch.from_dict(item) for item in value)
+    if key == "calls":
+        return tuple(Call(*item) for item in value)
     if isinstance(value, list):
         # a run of ten thousand names the same patches a hundred thousand times
         return tuple(sys.intern(item) if type(item) is str else item for item in value)

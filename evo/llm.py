@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import os
+import re
 import shlex
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from evo.benchmark import UserMistake
+from evo.chance import Chance
 
 MAX_TOKENS = 16_000  # of an answer
 CALL_S = 600.0
@@ -127,7 +128,11 @@ class Command:
 
 @dataclass(frozen=True)
 class Inbox:
-    """Prompts and answers as files, for a person or an agent: `<slot>.prompt.md` waits for `<slot>.answer.md`."""
+    """Prompts and answers as files, for a person or an agent: `<slot>.prompt.md` waits for `<slot>.answer.md`.
+
+    A slot is thread-number-attempt; several may wait at once. Files appear whole, by renaming; an answer may be
+    written in place, since it is read only once it holds still.
+    """
 
     folder: Path
     sleep: Callable[[float], None] = time.sleep
@@ -136,17 +141,20 @@ class Inbox:
     def complete(self, prompt: Prompt, slot: Slot) -> Completion:
         self.folder.mkdir(parents=True, exist_ok=True)
         question, answer = self.folder / f"{slot.name}.prompt.md", self.folder / f"{slot.name}.answer.md"
-        if not question.exists():
+        if not question.exists() or question.read_text() != prompt.text:
+            if answer.exists():  # of an interrupted run that asked something else under this name
+                answer.replace(self.folder / f"{slot.name}.stale.md")
             pending = self.folder / f".{slot.name}.prompt"
             pending.write_text(prompt.text)
             pending.replace(question)
-        waited = 0.0
-        while not answer.exists():
+        waited, before = 0.0, ""
+        while not (text := answer.read_text() if answer.exists() else "").strip() or text != before:
             if waited >= self.timeout_s:
                 raise ModelError(f"no {answer.name} within {self.timeout_s:g} s")
+            before = text
             self.sleep(POLL_S)
             waited += POLL_S
-        return Completion(answer.read_text(), "inbox")
+        return Completion(text, "inbox")
 
 
 @dataclass(frozen=True)
@@ -160,46 +168,6 @@ class Scripted:
         return Completion(self.answer(prompt, slot), self.name)
 
 
-@dataclass(frozen=True)
-class Recorder:
-    """Passes calls on and appends what came back, one line a call; the prompt is kept as a hash."""
-
-    model: Model
-    file: Path
-
-    def complete(self, prompt: Prompt, slot: Slot) -> Completion:
-        found = self.model.complete(prompt, slot)
-        record = {"slot": slot.name, "prompt": _hash(prompt), **dataclasses.asdict(found)}
-        line = json.dumps(record, ensure_ascii=False) + "\n"
-        handle = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(handle, line.encode())
-        finally:
-            os.close(handle)
-        return found
-
-
-class Player:
-    """Plays a recording back by slot; needs no key and no network."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self._answers: dict[str, Completion] = {}
-        try:
-            for line in file.read_text().splitlines():
-                found = json.loads(line)
-                self._answers[found["slot"]] = Completion(found["text"], found["model"], Usage(**found["usage"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserMistake(
-                f"--model replay:{file}: expected a recording of --record, found none ({error})"
-            ) from error
-
-    def complete(self, prompt: Prompt, slot: Slot) -> Completion:
-        if slot.name not in self._answers:
-            raise ModelError(f"the recording {self.file.name} has no answer for proposal {slot.name}")
-        return self._answers[slot.name]
-
-
 def ask(model: Model, prompt: Prompt, slot: Slot) -> Completion:
     """One call; whatever goes wrong inside a backend is a ModelError here."""
     try:
@@ -208,6 +176,20 @@ def ask(model: Model, prompt: Prompt, slot: Slot) -> Completion:
         raise
     except Exception as error:
         raise ModelError(f"{type(error).__name__}: {error}") from error
+
+
+def asked(model: Model, prompt: Prompt, slot: Slot) -> Future[Completion]:
+    """The same call in the background. Its thread is a daemon: a worker that is told to stop need not wait for it."""
+    answer: Future[Completion] = Future()
+
+    def call() -> None:
+        try:
+            answer.set_result(ask(model, prompt, slot))
+        except ModelError as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=call, daemon=True, name=f"call-{slot.name}").start()
+    return answer
 
 
 class Tickets:
@@ -234,22 +216,50 @@ class Tickets:
         return self._cap is None or not self._folder.exists() or len(os.listdir(self._folder)) < self._cap
 
 
-def open_model(spec: str, record: Path | None = None) -> Model | None:
-    """The model that a `--model` names; None for none. Raises UserMistake for a spec that is none of SPECS."""
-    kind, _, rest = spec.partition(":")
-    if kind == "none" and not rest:
+@dataclass(frozen=True)
+class Models:
+    """Who writes: models with fixed weights, and perhaps one that is asked for repairs only."""
+
+    weighted: tuple[tuple[Model, float], ...]
+    repairer: Model | None = None
+
+    def chosen(self, task: str, chance: Chance) -> Model:
+        """The model of one proposal: a draw that the seed, the thread and the number decide."""
+        if task == "repair" and self.repairer is not None:
+            return self.repairer
+        models, weights = zip(*self.weighted, strict=True)
+        return chance.pick("model", models, weights)
+
+
+def open_models(spec: str) -> Models | None:
+    """The models that a `--model` names; None for none. Raises UserMistake for a spec that is none of SPECS.
+
+    Several are separated by commas; `*N` behind one gives its weight, `repair=` before one asks it for repairs only.
+    """
+    if spec == "none":
         return None
-    makers: Mapping[str, Callable[[str], Model]] = {
-        "anthropic": Anthropic,
-        "command": lambda argv: Command(tuple(shlex.split(argv))),
-        "inbox": lambda folder: Inbox(Path(folder)),
-        "replay": lambda file: Player(Path(file)),
-    }
-    if kind not in makers or not rest:
+    weighted: list[tuple[Model, float]] = []
+    repairer = None
+    for part in re.split(rf",(?=(?:repair=)?(?:{'|'.join(MAKERS)}):)", spec):
+        named, weight = re.fullmatch(r"(.*?)(?:\*(\d+(?:\.\d+)?))?", part, re.S).groups()  # type: ignore[union-attr]
+        if named.startswith("repair="):
+            repairer = _opened(named.removeprefix("repair="), spec)
+        else:
+            weighted.append((_opened(named, spec), float(weight or 1)))
+    if not weighted or not sum(share for _, share in weighted) > 0:
+        raise UserMistake(f"--model: expected at least one model that writes, with a weight above 0; found '{spec}'")
+    return Models(tuple(weighted), repairer)
+
+
+def _opened(part: str, spec: str) -> Model:
+    kind, _, rest = part.partition(":")
+    if kind not in MAKERS or not rest:
         raise UserMistake(f"--model: expected one of {SPECS}; found '{spec}'")
-    model = makers[kind](rest)
-    return Recorder(model, record) if record is not None else model
+    return MAKERS[kind](rest)
 
 
-def _hash(prompt: Prompt) -> str:
-    return hashlib.sha256(prompt.text.encode()).hexdigest()[:16]
+MAKERS: Mapping[str, Callable[[str], Model]] = {
+    "anthropic": Anthropic,
+    "command": lambda argv: Command(tuple(shlex.split(argv))),
+    "inbox": lambda folder: Inbox(Path(folder)),
+}

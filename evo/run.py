@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from evo import benchmark as benchmarks
 from evo import genome, inspect, journal, search
 from evo.benchmark import Benchmark, Profile, UserMistake
 from evo.events import Certified, Noted, Refuted
-from evo.llm import SPECS, open_model
+from evo.llm import SPECS, open_models
 from evo.operators import CONTROLS
+from evo.recording import Header, Recorder, Recording
 from evo.rundir import RunDir, RunSettings, write_program, write_text
 from evo.sandbox import NoIsolation, probe
 
@@ -47,7 +49,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--novelty", type=float, help="0 to 10: how often a parent comes from outside the front")
     parser.add_argument("--control", choices=sorted(CONTROLS), help="a comparison run instead of the search")
     parser.add_argument("--model", default="none", help=f"who writes patches: {SPECS}")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="append every answer of the model to this file")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write every answer and proposal to this file")
     parser.add_argument("--calls", type=int, metavar="N", help="hard cap on calls to the model, over all workers")
     parser.add_argument("--certify", type=Path, metavar="DIR", help="certify a run's best again, with leave-one-out")
     parser.add_argument("--allow-unisolated", action="store_true", help="go on where this machine cannot isolate")
@@ -90,10 +92,9 @@ def run(found: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "evo.worker", str(directory.path), "--parent", str(os.getpid())]
     command += ["--minutes", str(minutes)] if minutes else []
     command += ["--allow-unisolated"] if found.allow_unisolated else []
-    command += ["--record", str(found.record.resolve())] if found.record else []
     roles: list[str] = [found.role] * workers
     if settings.model != "none" and found.role == "both":
-        roles = ["judge"] * workers + ["propose"] * settings.threads  # a device never waits for a model
+        roles = ["judge"] * workers + ["propose"]  # a device never waits for a model
     began = len(list(directory.logs.glob("*.log")))
     logs = [directory.logs / f"worker-{began + i}.log" for i in range(len(roles))]
     crew = [_spawn([*command, "--role", role], log) for role, log in zip(roles, logs, strict=True)]
@@ -124,30 +125,38 @@ def prepared(found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
         raise UserMistake(f"{found.out} is not a run yet; name its --benchmark")
     benchmark = benchmarks.load(found.benchmark)
     profile = benchmark.profile(found.profile)
-    open_model(found.model)  # a spec that means nothing is told before anything begins
+    model, recording = spelled(found.model)
+    evaluations, minutes, threads, seed = found.evaluations, found.minutes, found.threads, found.seed
+    if recording is not None:
+        check_recording(recording, benchmark, found)
+        head = recording.header
+        threads, seed = head.threads, head.seed if seed is None else seed
+        evaluations = evaluations or max(4, profile.budget.base_runs + recording.genomes + profile.budget.reserve)
     out = found.out or _fresh(Path("runs") / f"{benchmark.name}-{date.today():%Y%m%d}")
     directory = RunDir(out.resolve())
     budget, noise = profile.budget, profile.noise
-    evaluations = found.evaluations or budget.evaluations
+    if found.record is not None:
+        Recorder(found.record).begin(Header(benchmark.name, profile.name, benchmark.base_hash, seed or 0, threads or 1))
     directory.create(
         RunSettings(
             benchmark=benchmark.name if benchmark.root.parent == benchmarks.SHIPPED else str(benchmark.root),
             profile=profile.name,
             base=genome_of(benchmark),
-            seed=found.seed or 0,
-            threads=found.threads or 1,
+            seed=seed or 0,
+            threads=threads or 1,
             novelty=1.0 if found.novelty is None else found.novelty,
             control=found.control,
-            evaluations=evaluations,
-            minutes=found.minutes if found.minutes is not None else (None if found.evaluations else budget.minutes),
-            reserve=max(budget.reserve if not found.evaluations else 16, evaluations // 20),
+            evaluations=evaluations or budget.evaluations,
+            minutes=minutes if minutes is not None or evaluations else budget.minutes,
+            reserve=max(16 if found.evaluations else budget.reserve, (evaluations or budget.evaluations) // 20),
             base_runs=budget.base_runs,
             noise_sd=noise.sd,
             noise_df=noise.df,
             pair_sd=noise.of_pair,
             typical_gain=noise.typical_gain,
-            model=found.model,
+            model=model,
             calls=found.calls,
+            record=str(found.record.resolve()) if found.record else None,
         ),
         benchmark.base,
     )
@@ -164,7 +173,7 @@ def resumed(directory: RunDir, found: argparse.Namespace) -> tuple[RunDir, Bench
         raise UserMistake(
             f"{directory.path} runs profile {settings.profile}, not {found.profile}; choose another --out"
         )
-    if found.model not in ("none", settings.model):
+    if found.model != "none" and spelled(found.model)[0] != settings.model:
         raise UserMistake(f"{directory.path} was begun with --model {settings.model}; choose another --out")
     if genome_of(benchmark) != settings.base:
         raise UserMistake(
@@ -187,6 +196,32 @@ def resumed(directory: RunDir, found: argparse.Namespace) -> tuple[RunDir, Bench
     if larger != settings:
         directory.rewrite(larger)
     return directory, benchmark, benchmark.profile(settings.profile)
+
+
+def spelled(spec: str) -> tuple[str, Recording | None]:
+    """A `--model` as run.toml keeps it, files by their full paths; and the recording that it plays back, if it does.
+
+    Raises UserMistake for a spec that means nothing, before anything begins.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "replay" and rest:
+        file = Path(rest).resolve()
+        return f"replay:{file}", Recording(file)
+    open_models(spec)
+    return re.sub(r"(?<=inbox:)[^,*]+", lambda found: str(Path(found[0]).resolve()), spec), None
+
+
+def check_recording(recording: Recording, benchmark: Benchmark, found: argparse.Namespace) -> None:
+    head = recording.header
+    if head.base != benchmark.base_hash:
+        raise UserMistake(
+            f"{recording.file} was recorded on {head.benchmark} with base {head.base}, "
+            f"the program here is {benchmark.base_hash}; restore it"
+        )
+    if found.threads not in (None, head.threads):
+        raise UserMistake(f"{recording.file} has {head.threads} thread(s), not {found.threads}; leave --threads out")
+    if found.control is not None or found.record is not None:
+        raise UserMistake("a replay takes no --control and no --record; leave them out")
 
 
 MEMORY_MB = {"training": 1000, "answer": 100}  # of one worker with its candidate; torch alone is 250

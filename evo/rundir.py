@@ -35,7 +35,12 @@ class RunSettings:
     typical_gain: float
     model: str = "none"
     calls: int | None = None
+    record: str | None = None  # file that every answer and proposal is appended to
     format: int = FORMAT
+
+    @property
+    def replays(self) -> bool:
+        return self.model.startswith("replay:")
 
 
 @dataclass(frozen=True)

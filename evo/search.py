@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from evo import certify, genome, stats, syntax
@@ -35,6 +36,7 @@ from evo.rundir import RunSettings
 LOST_LIMIT = 3  # a task that we failed to judge this often is given up
 REPAIRS = 2  # of one genome that a model wrote and the judge refused
 GENOMES = 256  # kept as objects; the front's come up again and again, the rest is made anew from its patches
+AT_ONCE = 32  # slots of one thread that may be in the making at once
 SHORT = 300  # evaluations; shorter runs validate once, at the end, with fewer finalists
 
 
@@ -109,6 +111,7 @@ class State:
         self.loss_reason = ""
         self._open: dict[str, None] = {}  # genomes that wait for their screen
         self._next: dict[int, int] = {}
+        self._filled: dict[int, int] = {}  # by thread: every slot below holds a proposal
         self._genomes: dict[str, Genome] = {}
         self._closed: set[int] = set()  # rounds whose verdicts are given, so that they are not played through again
         self._rejected = 0
@@ -191,9 +194,6 @@ class State:
         self.tried.add(name, event.patches, event.identity, event.seedless)
         cell = event.category, event.footprint
         self.archive.add(Member(name, cell, event.parents, crossover=event.operator == "crossover"))
-        for parent in dict.fromkeys(event.parents):
-            if parent in self.archive:
-                self.archive.change(parent, offspring=self.archive[parent].offspring + 1)
         screen = Task(name, "screen")
         if event.operator != "simplify" and screen not in self.outcomes and self.losses.get(screen, 0) < LOST_LIMIT:
             self._open[name] = None
@@ -294,14 +294,14 @@ class State:
         cell, names = self.archive[name].cell, frozenset(patch.name for patch in patches)
         return Card(name, cell, ideas, names, gain, told, name in self.certified())
 
-    def broken(self) -> tuple[str, str] | None:
+    def broken(self, without: Collection[str] = ()) -> tuple[str, str] | None:
         """A model's genome that failed its screen and was not repaired yet, with what the judge said of it."""
         repairs = (event for _, event in self.slots.values() if event.operator == "repair")
         attempts = Counter(parent for event in repairs for parent in event.parents)
         for name in reversed(self.proposals):
             proposal = self.proposals[name]
             outcome = self.outcome(Task(name, "screen"))
-            if outcome is None or outcome.score is not None or attempts[name] >= REPAIRS:
+            if name in without or outcome is None or outcome.score is not None or attempts[name] >= REPAIRS:
                 continue
             if proposal.operator in ("improve", "mutate") and outcome.status in (Status.CRASHED, Status.WRONG):
                 return name, f"{outcome.status.value}: {outcome.detail}"
@@ -418,8 +418,24 @@ class State:
         if self._dry(1) and self._open:
             return  # what is being judged may open new ways
         if self.used + len(self._open) < self._thresholds()[-1]:
-            for thread in sorted(range(self.settings.threads), key=lambda t: (self._next.get(t, 0), t)):
-                yield Propose(thread, self._next.get(thread, 0))
+            room = self._thresholds()[-1] - self.used - len(self._open)
+            yield from self._free_slots()[:room]
+
+    def _free_slots(self) -> list[Propose]:
+        """Slots that hold no proposal yet, in turn over the threads; with a model several of each thread.
+
+        A model takes its time, so that several proposals are written at once; without one a slot takes milliseconds.
+        """
+        at_once = 1 if self.settings.model == "none" else AT_ONCE
+        found: list[Propose] = []
+        for thread in range(self.settings.threads):
+            number = self._filled.get(thread, 0)
+            while (thread, number) in self.slots:
+                number += 1
+            self._filled[thread] = number
+            free = (n for n in itertools.count(number) if (thread, n) not in self.slots)
+            found += [Propose(thread, n) for n in itertools.islice(free, at_once)]
+        return sorted(found, key=lambda step: (step.number, step.thread))
 
     def base_failure(self) -> str:
         """Why nothing can be searched, or an empty text: the base itself does not pass, or cannot be judged."""
@@ -455,7 +471,8 @@ class State:
 
     def _thresholds(self) -> list[int]:
         last = max(self.settings.base_runs + 1, self.settings.evaluations - self.settings.reserve)
-        if self.settings.evaluations < SHORT:
+        if self.settings.evaluations < SHORT or self.settings.replays:
+            # midway rounds depend on how much was judged by then, which differs between replays
             return [last]
         return [self.settings.evaluations // 3, 2 * self.settings.evaluations // 3, last]
 

@@ -21,7 +21,7 @@ def parent(archive: Archive, chance: Chance, novelty: float, without: Collection
     if not front:
         return None
     best = max(archive.posterior(name) for name in front)
-    weights = [math.exp(archive.posterior(name) - best) / (1 + archive[name].offspring) for name in front]
+    weights = [math.exp(archive.posterior(name) - best) / (1 + archive.offspring(name)) for name in front]
     return chance.pick("parent", front, weights)
 
 

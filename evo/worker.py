@@ -12,8 +12,10 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 from evo import benchmark as benchmarks
@@ -21,14 +23,15 @@ from evo import certify, library, operators, search, select
 from evo.benchmark import Benchmark, UserMistake
 from evo.chance import Chance, number
 from evo.claims import Claims, Holder, start_time
-from evo.events import Budgeted, Evaluated, Event, Lost, Noted, Proposed, Rejected, Started, Stopped, Task
+from evo.events import Budgeted, Call, Evaluated, Event, Lost, Noted, Proposed, Rejected, Started, Stopped, Task
 from evo.genome import Genome, Patch, Tree
 from evo.hostlock import turn
 from evo.journal import Journal, Journals, writer_name
 from evo.judges import Judge, fingerprint_id, open_judge
-from evo.llm import Model, ModelError, Tickets, open_model
-from evo.operators import CONTROLS, MIX, MIX_WITH_MODEL, Scene
+from evo.llm import Completion, ModelError, Models, Tickets, asked, open_models
+from evo.operators import CONTROLS, MIX, MIX_WITH_MODEL, Scene, Writing
 from evo.outcome import Outcome, Status
+from evo.recording import Recorder, Recording
 from evo.rundir import RunDir
 from evo.sandbox import NoIsolation
 
@@ -36,8 +39,17 @@ ROLES = ("both", "propose", "judge")
 IDLE_S = 0.2
 MODEL_FAILURES = 10
 BACK_OFF_S = 60.0
-AHEAD = 4  # genomes that may wait for a judge while a proposer writes the next
+CALL_POLL_S = 0.02  # between looks at answers that models are writing
+AHEAD = 4  # proposals that may wait for a judge or be in the making, at least
 FINALISTS, FINALISTS_SHORT = 8, 4
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A proposal whose model is writing."""
+
+    writing: Writing
+    answer: Future[Completion]
 
 
 @dataclass
@@ -56,9 +68,12 @@ class Worker:
     deadline: float = float("inf")  # on `clock`
     clock: Callable[[], float] = time.monotonic
     exclusive: bool = True
-    model: Model | None = None
-    failures: int = 0  # of the model, in a row
-    sleep: Callable[[float], None] = time.sleep
+    models: Models | None = None
+    failures: int = 0  # of the models, in a row
+    not_before: float = -float("inf")  # on `clock`: no call is begun until then
+    recorder: Recorder | None = None
+    recording: Recording | None = None  # played back instead of proposing
+    flights: dict[search.Propose, Flight] = field(default_factory=dict)
     tickets: Tickets = field(default_factory=lambda: Tickets(Path(), None))
     judge: Judge | None = None
     fingerprint: str = ""
@@ -69,29 +84,41 @@ class Worker:
         done = 0
         while not should_stop() and (limit is None or done < limit):
             self.state.extend(self.journals.new_entries())
+            done += self.collect()
             step = self.next_step()
             if isinstance(step, search.Done):
                 self.claims.clear_dead()
                 return step.reason
             if step is None:
-                time.sleep(IDLE_S)
+                time.sleep(IDLE_S if not self.flights else CALL_POLL_S)
                 continue
-            try:
-                self.journal.append(*self.do(step))
-            except (UserMistake, NoIsolation):
-                raise  # no other task would fare better: the worker ends and says why
-            except Exception as error:  # noqa: BLE001  one of the two borders: a broken task must not end the run
-                self.journal.append(self._broken(step, error))
-            self.claims.release(claim_name(step))
-            done += 1
+            done += self.finish(step, partial(self.do, step))
         return "asked to stop"
+
+    def finish(self, step: search.Step, action: Callable[[], list[Event] | None]) -> bool:
+        """Does a step and writes down what it led to; False if a model has to answer first."""
+        try:
+            facts = action()
+        except (UserMistake, NoIsolation):
+            raise  # no other task would fare better: the worker ends and says why
+        except Exception as error:  # noqa: BLE001  one of the two borders: a broken task must not end the run
+            facts = [self._broken(step, error)]
+        if facts is None:
+            return False
+        if self.recorder is not None:
+            for fact in facts:
+                if isinstance(fact, Proposed | Rejected):
+                    self.recorder.proposal(fact)
+        self.journal.append(*facts)
+        self.claims.release(claim_name(step))
+        return True
 
     def next_step(self) -> search.Step | None:
         """The most urgent step that nobody else has claimed; None if all are taken."""
         for step in list(self.state.steps(self.out_of_time())):  # a list: the state is extended between two of them
             if isinstance(step, search.Done):
                 return step
-            if not self._is_mine(step) or not self.claims.take(claim_name(step)):
+            if step in self.flights or not self._is_mine(step) or not self.claims.take(claim_name(step)):
                 continue
             # whoever had it may have finished between our reading and our claim
             self.state.extend(self.journals.new_entries())
@@ -101,11 +128,17 @@ class Worker:
         return None
 
     def _is_mine(self, step: search.Step) -> bool:
-        if self.role == "propose" and self.state.waiting >= AHEAD:
+        if self.role == "propose" and self.state.waiting + len(self.flights) >= self.ahead:
             return False
         if self.role == "both":
             return True
         return isinstance(step, search.Propose) == (self.role == "propose")
+
+    @property
+    def ahead(self) -> int:
+        """Proposals that may wait for a judge or be in the making: two for each judge that ever opened."""
+        judging = len({place[0] for place, _, event in self.state.starts if event.role != "propose"})
+        return max(AHEAD, self.state.settings.threads, min(search.AT_ONCE, 2 * judging))
 
     def out_of_time(self) -> bool:
         """True once what is left is needed for validation: six finalists and four pairs at the run's own pace."""
@@ -117,7 +150,8 @@ class Worker:
 
     # steps
 
-    def do(self, step: search.Step) -> list[Event]:
+    def do(self, step: search.Step) -> list[Event] | None:
+        """The facts that a step leads to; None if a model has to answer first."""
         match step:
             case search.Judge(task):
                 with self.turn(alone=False):
@@ -131,7 +165,7 @@ class Worker:
                 so_far = len(self.state.proposals), self.state.used
                 return [Budgeted(round, tuple(best), posteriors, reason, *so_far, covers)]
             case search.Propose(thread, slot):
-                return [self.proposed(thread, slot)]
+                return self.written(step, self.proposed(thread, slot))
         raise AssertionError(step)
 
     def judged(self, task: Task, own: Genome) -> Event:
@@ -191,10 +225,10 @@ class Worker:
         self.journal.append(*self.pair(step, left))
         self.state.extend(self.journals.new_entries())
 
-    def proposed(self, thread: int, slot: int) -> Proposed | Rejected:
+    def scene(self, thread: int, slot: int) -> Scene:
         state, settings = self.state, self.state.settings
         control = CONTROLS[settings.control] if settings.control else None
-        scene = Scene(
+        return Scene(
             archive=state.archive,
             tried=state.tried,
             genome=state.genome,
@@ -202,37 +236,101 @@ class Worker:
             known=state.patches,
             library=self.library if control is None or control.library else [],
             base=self.benchmark.base,
-            cards=state.cards() if self.model is not None else (),
-            ticket=self.tickets.take,
+            cards=state.cards() if self.models is not None else (),
             editable=self.benchmark.is_editable,
             chance=Chance(settings.seed, thread, slot),
             gain_of=lambda number: state.gain_of(thread, number),
             novelty=settings.novelty,
             novel=settings.control != "no-novelty",
         )
-        box = operators.toolbox(settings.control)
-        if self.model is None or control is not None or not self.tickets.left():
+
+    def proposed(self, thread: int, slot: int) -> Proposed | Rejected | Writing:
+        """A proposal, or one that waits for a model."""
+        state, scene = self.state, self.scene(thread, slot)
+        if self.recording is not None:
+            if (thread, slot) not in self.recorded:
+                return Rejected(thread, slot, "none", (), "the recording holds no further proposal")
+            return operators.replay(scene, self.benchmark, self.recording)
+        control = CONTROLS[state.settings.control] if state.settings.control else None
+        box = operators.toolbox(state.settings.control)
+        if self.models is None or control is not None or not self.tickets.left() or self.clock() < self.not_before:
             return operators.propose(scene, self.benchmark, box, control.mix if control else MIX)
+        repairing = {
+            flight.writing.parents[0] for flight in self.flights.values() if flight.writing.operator == "repair"
+        }
+        if (broken := state.broken(repairing)) is not None:
+            return operators.write(scene, self.benchmark, "repair", *broken)
+        return operators.propose(scene, self.benchmark, box, MIX_WITH_MODEL)
+
+    @cached_property
+    def recorded(self) -> set[tuple[int, int]]:
+        """The slots of the recording that this run's budget has room for: the same ones for every worker."""
+        assert self.recording is not None
+        settings = self.state.settings
+        return self.recording.within(settings.evaluations - settings.reserve - settings.base_runs)
+
+    # models
+
+    def written(self, step: search.Propose, found: Proposed | Rejected | Writing) -> list[Event] | None:
+        """The proposal as an event; None while a model writes it in the background of a worker that only proposes."""
+        while isinstance(found, Writing):
+            if not self.tickets.take():
+                return [self._closed(found, "model", "the cap on calls is reached")]
+            assert self.models is not None
+            model = self.models.chosen(found.ask.task, Chance(self.state.settings.seed, step.thread, step.number))
+            answer = asked(model, found.ask.prompt, found.ask.slot)
+            if self.role == "propose":
+                self.flights[step] = Flight(found, answer)
+                return None
+            found = self.answered(found, answer)
+        return [found]
+
+    def collect(self) -> int:
+        """Goes on with the proposals whose model has answered; gives how many are done."""
+        done = 0
+        for step, flight in list(self.flights.items()):
+            if not flight.answer.done():
+                continue
+            del self.flights[step]
+            self.state.extend(self.journals.new_entries())
+            done += self.finish(step, partial(self.landed, step, flight))
+        return done
+
+    def landed(self, step: search.Propose, flight: Flight) -> list[Event] | None:
+        return self.written(step, self.answered(flight.writing, flight.answer))
+
+    def answered(self, writing: Writing, answer: Future[Completion]) -> Proposed | Rejected | Writing:
+        """What an answer leads to: the next call, a proposal, or the reason why there is none."""
         try:
-            if (broken := state.broken()) is not None:
-                found = operators.write(scene, self.benchmark, self.model, "repair", *broken)
-            else:
-                found = operators.propose(scene, self.benchmark, box, MIX_WITH_MODEL, self.model)
+            completion = answer.result()
         except ModelError as error:
             self._model_failed(error)
-            return Rejected(thread, slot, "model", (), str(error))
-        if found.operator in operators.WRITTEN:
-            self.failures = 0
-        return found
+            return self._closed(writing, "model", str(error))
+        self.failures = 0
+        if self.recorder is not None:
+            self.recorder.answer(writing.ask.slot, writing.ask.prompt, completion)
+        used = completion.usage
+        writing.calls.append(Call(completion.model, used.input, used.cache_read, used.cache_write, used.output))
+        try:
+            found = writing.answered(completion)
+        except operators.Unusable as error:
+            return self._closed(writing, writing.operator, str(error))
+        if isinstance(found, operators.Ask):
+            return writing
+        # what was learnt while the model wrote counts: somebody may have had the same idea
+        settled = operators.settle(self.scene(*writing.slot), self.benchmark, writing.operator, found)
+        return replace(settled, calls=tuple(writing.calls))
+
+    def _closed(self, writing: Writing, operator: str, reason: str) -> Rejected:
+        return Rejected(*writing.slot, operator, writing.parents, reason, calls=tuple(writing.calls))
 
     def _model_failed(self, error: ModelError) -> None:
         """Backs off; a model that keeps failing is given up, and the search goes on without one."""
         self.failures += 1
-        if self.failures < MODEL_FAILURES:
-            self.sleep(min(BACK_OFF_S, 0.2 * 2**self.failures))
-            return
-        self.model = None
-        self.journal.append(Noted(f"the model failed {self.failures} times in a row, going on without: {error}"))
+        self.not_before = self.clock() + min(BACK_OFF_S, 0.2 * 2**self.failures)
+        if self.failures >= MODEL_FAILURES and self.models is not None:
+            self.models = None
+            self.journal.append(Noted(f"the model failed {self.failures} times in a row, going on without: {error}"))
 
     # around the steps
 
@@ -292,9 +390,7 @@ def folder(program: Tree) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def join(
-    run: RunDir, *, role: str, minutes: float | None, allow_unisolated: bool, record: Path | None = None
-) -> Worker:
+def join(run: RunDir, *, role: str, minutes: float | None, allow_unisolated: bool) -> Worker:
     """A worker of an existing run, on this host."""
     settings = run.settings()
     benchmark = benchmarks.load(settings.benchmark)
@@ -306,6 +402,7 @@ def join(
     profile = benchmark.profile(settings.profile)
     host, process = socket.gethostname(), os.getpid()
     taken = [file.stem for file in run.events.glob("*.jsonl")]
+    proposes = role != "judge"
     return Worker(
         run=run,
         benchmark=benchmark,
@@ -315,7 +412,9 @@ def join(
         claims=Claims(run.claims, Holder(host, process, start_time(process) or 0)),
         library=library.fitting(benchmark),
         open_judge=lambda: open_judge(benchmark, profile, allow_unisolated=allow_unisolated),
-        model=open_model(settings.model, record) if role != "judge" else None,
+        models=open_models(settings.model) if proposes and not settings.replays else None,
+        recorder=Recorder(Path(settings.record)) if settings.record else None,
+        recording=Recording(Path(settings.model.partition(":")[2])) if proposes and settings.replays else None,
         tickets=Tickets(run.tickets, settings.calls),
         role=role,
         deadline=time.monotonic() + 60 * minutes if minutes else float("inf"),
@@ -328,7 +427,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--role", choices=ROLES, default="both")
     parser.add_argument("--minutes", type=float, help="stop proposing in time to certify within so many minutes")
     parser.add_argument("--allow-unisolated", action="store_true")
-    parser.add_argument("--record", type=Path, help="append every answer of the model to this file")
     parser.add_argument("--parent", type=int, help="leave when this process is gone")
     options = parser.parse_args(arguments)
     stopped: list[int] = []
@@ -340,7 +438,6 @@ def main(arguments: list[str] | None = None) -> int:
             role=options.role,
             minutes=options.minutes,
             allow_unisolated=options.allow_unisolated,
-            record=options.record,
         )
     except UserMistake as mistake:
         print(mistake, file=sys.stderr)

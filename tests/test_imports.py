@@ -11,7 +11,8 @@ EVO = Path(__file__).resolve().parent.parent / "evo"
 LEVELS = [
     {"outcome", "chance", "genome", "benchmark", "syntax", "events", "rundir", "stats", "hostlock", "forkserver",
      "problem"},
-    {"archive", "journal", "claims", "sandbox", "novelty", "library", "select", "certify", "llm", "edits", "cards"},
+    {"archive", "journal", "claims", "sandbox", "novelty", "library", "select", "certify", "llm", "edits", "cards",
+     "recording"},
     {"operators", "judges", "prompts"},
     {"search"},
     {"worker", "slurm"},
@@ -21,7 +22,7 @@ LEVELS = [
 WITHIN = {
     ("genome", "outcome"), ("events", "genome"), ("events", "outcome"), ("rundir", "benchmark"), ("syntax", "genome"),
     ("run", "inspect"), ("run", "recertify"), ("recertify", "inspect"), ("recertify", "run"), ("select", "archive"),
-    ("operators", "prompts"), ("problem", "benchmark"),
+    ("operators", "prompts"), ("problem", "benchmark"), ("recording", "llm"),
 }  # fmt: skip
 BROAD = ("Exception", "BaseException")
 

@@ -17,7 +17,7 @@ from conftest import PROGRAM, TableJudge, new_worker
 from evo import cards, llm, prompts
 from evo.benchmark import UserMistake
 from evo.cards import Card
-from evo.llm import Completion, ModelError, Prompt, Scripted, Slot, Tickets, Usage
+from evo.llm import Completion, ModelError, Models, Prompt, Scripted, Slot, Tickets, Usage
 
 PROMPT = Prompt("the base", "the task")
 GOLDEN = Path(__file__).parent / "data" / "prompts"
@@ -30,11 +30,17 @@ def block(old: str, new: str, hypothesis: str = "an idea") -> str:
 # --- backends
 
 
+def opened(spec: str) -> llm.Model:
+    models = llm.open_models(spec)
+    assert models is not None
+    return models.weighted[0][0]
+
+
 def test_a_command_gets_the_prompt_and_gives_the_answer():
-    model = llm.open_model(f"command:{sys.executable} -c 'import sys; print(sys.stdin.read().upper())'")
+    model = opened(f"command:{sys.executable} -c 'import sys; print(sys.stdin.read().upper())'")
     assert model.complete(PROMPT, Slot(0, 0)).text == "THE BASE\n\nTHE TASK\n"
     with pytest.raises(ModelError, match="exited with 3: no"):
-        llm.open_model(f"command:{sys.executable} -c 'import sys; sys.exit(sys.stderr.write(\"no\") + 1)'").complete(
+        opened(f"command:{sys.executable} -c 'import sys; sys.exit(sys.stderr.write(\"no\") + 1)'").complete(
             PROMPT, Slot(0, 0)
         )
     with pytest.raises(ModelError, match="No such file"):
@@ -46,32 +52,21 @@ def test_an_inbox_waits_for_its_answer(tmp_path):
         question = tmp_path / "in" / "2-7-0.prompt.md"
         (tmp_path / "in" / "2-7-0.answer.md").write_text(question.read_text() + "!")
 
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "2-7-0.prompt.md").write_text("what an interrupted run asked")
+    (tmp_path / "in" / "2-7-0.answer.md").write_text("its answer")
+
     inbox = llm.Inbox(tmp_path / "in", sleep=person)
     assert inbox.complete(PROMPT, Slot(2, 7)).text.endswith("the task!")
+    assert (tmp_path / "in" / "2-7-0.stale.md").read_text() == "its answer"
     with pytest.raises(ModelError, match=r"no 2-8-0\.answer\.md within 1 s"):
         llm.Inbox(tmp_path / "in", sleep=lambda _: None, timeout_s=1.0).complete(PROMPT, Slot(2, 8))
 
 
-def test_what_is_recorded_is_played_back(tmp_path):
-    file = tmp_path / "answers.jsonl"
-    usage = Usage(1, 2, 3, 4)
-
-    class Told:
-        def complete(self, prompt: Prompt, slot: Slot) -> Completion:
-            return Completion(f"é {slot.name}", "m", usage)
-
-    recorder = llm.Recorder(Told(), file)
-    told = [recorder.complete(PROMPT, Slot(0, n)) for n in range(3)]
-    player = llm.open_model(f"replay:{file}")
-    assert [player.complete(PROMPT, Slot(0, n)) for n in range(3)] == told
-    with pytest.raises(ModelError, match="no answer for proposal 0-3-0"):
-        player.complete(PROMPT, Slot(0, 3))
-
-
-@pytest.mark.parametrize("spec", ["", "oracle:x", "anthropic:", "none:x", "replay:/nowhere"])
+@pytest.mark.parametrize("spec", ["", "oracle:x", "anthropic:", "none:x", "repair=anthropic:x", "anthropic:x*0"])
 def test_a_spec_that_means_nothing_is_refused(spec):
     with pytest.raises(UserMistake, match="--model"):
-        llm.open_model(spec)
+        llm.open_models(spec)
 
 
 def test_whatever_a_backend_raises_is_one_kind_of_failure():
@@ -125,7 +120,7 @@ def server(monkeypatch) -> Iterator[type[Messages]]:
 
 
 def test_the_official_sdk_caches_the_prefix_and_counts(server):
-    found = llm.open_model("anthropic:fake").complete(PROMPT, Slot(0, 0))
+    found = opened("anthropic:fake").complete(PROMPT, Slot(0, 0))
     assert found == Completion("an answer", "fake", Usage(5, 90, 0, 7))
     (call,) = server.seen
     assert call["system"][0]["cache_control"] == {"type": "ephemeral"} and call["system"][0]["text"] == "the base"
@@ -216,10 +211,14 @@ def test_a_call_costs_one_base_and_diffs(toy):
 # --- a search that a model drives
 
 
+def only(answer) -> Models:
+    return Models(((Scripted(answer), 1.0),))
+
+
 def search_with(toy, run_of, answer, **settings):
     run = run_of(toy, **settings)
     worker = new_worker(
-        run, toy, TableJudge(), model=Scripted(answer), tickets=Tickets(run.tickets, settings.get("calls"))
+        run, toy, TableJudge(), models=only(answer), tickets=Tickets(run.tickets, settings.get("calls"))
     )
     try:
         worker.work()
@@ -298,15 +297,31 @@ def test_a_repair_that_fails_is_not_asked_for_ever(toy, run_of):
 
 
 def test_a_model_that_is_down_is_given_up_and_the_search_goes_on(toy, run_of):
-    waits: list[float] = []
+    calls = []
+    ticks = iter(range(0, 10**9, 100))
 
     def answer(prompt: Prompt, slot: Slot) -> str:
+        calls.append(slot)
         raise ConnectionError("refused")
 
-    run = run_of(toy)
-    worker = new_worker(run, toy, TableJudge(), model=Scripted(answer), sleep=waits.append)
+    run = run_of(toy, evaluations=70)
+    worker = new_worker(run, toy, TableJudge(), models=only(answer))
+    worker.clock = lambda: float(next(ticks))
     worker.work()
     worker.close()
-    assert waits == sorted(waits) and len(waits) == 9
-    assert worker.state.notes and "10 times in a row" in worker.state.notes[0][2]
+    assert len(calls) == 10 and any("10 times in a row" in text for _, _, text in worker.state.notes)
     assert worker.state.champion() is not None
+
+
+def test_while_a_model_is_backed_off_from_the_search_goes_on_without(toy, run_of):
+    calls = []
+
+    def answer(prompt: Prompt, slot: Slot) -> str:
+        calls.append(slot)
+        raise ConnectionError("overloaded")
+
+    run = run_of(toy)
+    worker = new_worker(run, toy, TableJudge(), models=only(answer))  # its clock stands still
+    worker.work()
+    worker.close()
+    assert len(calls) == 1 and worker.state.screened > 5

@@ -205,7 +205,7 @@ def test_one_genome_from_two_slots_is_the_same_in_any_order(toy, run_of):
     alone = proposal(state, 2, thread=0, patch=two)
     scores = [Evaluated(Task(p.genome, "screen"), Outcome.passed(4.0), 1.0, "f") for p in (first, alone)]
     found = {
-        (s.archive.posterior(alone.genome), s.archive[alone.genome].parents, s.archive[state.base.name].offspring)
+        (s.archive.posterior(alone.genome), s.archive[alone.genome].parents, s.archive.offspring(state.base.name))
         for s in every_order(toy, run, [*judged_base(state), first, crossed, alone, *scores])
     }
     assert len(found) == 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
 
 from deap import base as deap_base
 
@@ -11,11 +11,13 @@ from evo import select, syntax
 from evo.archive import Archive
 from evo.benchmark import Benchmark
 from evo.chance import Chance
-from evo.events import Proposed, Rejected
+from evo.events import Call, Proposed, Rejected
 from evo.genome import Genome, PatchError, Tree, parse_diff
-from evo.llm import Model
+from evo.llm import Completion, Slot
 from evo.operators import bundle, crossover, polish, sweep, transplant, written
 from evo.operators.scene import Draft, Scene
+from evo.operators.written import Ask, Unusable
+from evo.recording import Recording
 
 # shares of proposals without a model: transplant takes improve's and mutate's part (.52 + .16)
 MIX: Mapping[str, float] = {"transplant": 0.68, "crossover": 0.14, "sweep": 0.11, "bundle": 0.07}
@@ -100,13 +102,30 @@ PARENTS: Mapping[str, Callable[..., str | None]] = {
 }
 
 
+@dataclass
+class Writing:
+    """A proposal that waits for a model's answer to `ask`."""
+
+    operator: str
+    parents: tuple[str, ...]
+    slot: tuple[int, int]  # thread, number
+    steps: Generator[Ask, Completion, Draft]
+    ask: Ask
+    calls: list[Call] = field(default_factory=list)
+
+    def answered(self, answer: Completion) -> Ask | Draft:
+        """Takes an answer; gives the next call or the draft. Raises Unusable where the model had its tries."""
+        try:
+            self.ask = self.steps.send(answer)
+        except StopIteration as end:
+            draft: Draft = end.value
+            return draft
+        return self.ask
+
+
 def propose(
-    scene: Scene,
-    benchmark: Benchmark,
-    box: deap_base.Toolbox,
-    mix: Mapping[str, float],
-    model: Model | None = None,
-) -> Proposed | Rejected:
+    scene: Scene, benchmark: Benchmark, box: deap_base.Toolbox, mix: Mapping[str, float]
+) -> Proposed | Rejected | Writing:
     """One proposal: an operator by its share, a parent, a draft; other operators where the first has nothing left."""
     order = _ordered(scene.chance, mix)
     for operator in order:
@@ -114,8 +133,8 @@ def propose(
             continue
         if operator in WRITTEN:
             chosen = box.select(scene.archive, scene.chance, scene.novelty, ())
-            if model is not None and chosen is not None:
-                return write(scene, benchmark, model, operator, chosen, "")
+            if chosen is not None:
+                return write(scene, benchmark, operator, chosen)
             continue
         without: tuple[str, ...] = ()
         while (parent := box.select(scene.archive, scene.chance, scene.novelty, without)) is not None:
@@ -126,15 +145,45 @@ def propose(
     return Rejected(scene.chance.thread, scene.chance.number, "none", (), "nothing left to propose")
 
 
-def write(
-    scene: Scene, benchmark: Benchmark, model: Model, task: str, parent: str, trouble: str
-) -> Proposed | Rejected:
-    """A proposal by a model, or the reason why its answers were of no use; raises ModelError where none came."""
-    try:
-        draft = written.propose(task, scene, benchmark, model, parent, trouble)
-    except written.Unusable as error:
-        return Rejected(scene.chance.thread, scene.chance.number, task, (parent,), str(error))
-    return settle(scene, benchmark, task, draft)
+def write(scene: Scene, benchmark: Benchmark, task: str, parent: str, trouble: str = "") -> Writing:
+    """Begins a proposal by a model."""
+    steps = written.propose(task, scene, benchmark, parent, trouble)
+    return Writing(task, (parent,), (scene.chance.thread, scene.chance.number), steps, next(steps))
+
+
+def replay(scene: Scene, benchmark: Benchmark, recording: Recording) -> Proposed | Rejected:
+    """What a recorded search proposed in this slot: with the recorded parents, and the answers read anew.
+
+    Where this version reads an answer as another edit than the one that recorded it, the recorded patch counts.
+    """
+    slot = scene.chance.thread, scene.chance.number
+    event = recording.proposals.get(slot)
+    if event is None:
+        return Rejected(*slot, "none", (), "the recording holds no further proposal")
+    if isinstance(event, Rejected):
+        # a slot that found nothing must not end the replay, which goes on where the recorded search went on
+        operator = "pause" if event.operator == "none" else event.operator
+        return replace(event, operator=operator, usd=0.0)
+    own = recording.genome(event.genome)
+    if event.operator in WRITTEN and len(event.parents) == 1:
+        own = _reread(scene, benchmark, recording, event) or own
+    found = settle(replace(scene, novel=False), benchmark, event.operator, Draft(event.parents, own))
+    return replace(found, calls=event.calls)
+
+
+def _reread(scene: Scene, benchmark: Benchmark, recording: Recording, event: Proposed) -> Genome | None:
+    """The recorded genome as the recorded answers give it; None where they give another one now."""
+    parent = recording.program_parent(event.parents[0])
+    program = scene.build(parent)
+    attempt = 0
+    while (answer := recording.answers.get(Slot(event.thread, event.number, attempt).name)) is not None:
+        try:
+            found = written.read(answer, parent, program, scene.base, benchmark)
+        except PatchError:
+            attempt += 1
+            continue
+        return found if found.name == event.genome else None
+    return None
 
 
 def settle(scene: Scene, benchmark: Benchmark, operator: str, draft: Draft) -> Proposed | Rejected:
@@ -187,4 +236,7 @@ def _ordered(chance: Chance, mix: Mapping[str, float]) -> list[str]:
     return order
 
 
-__all__ = ["CONTROLS", "MIX", "Control", "Draft", "Scene", "Tree", "propose", "settle", "toolbox"]
+__all__ = [
+    "CONTROLS", "MIX", "Ask", "Control", "Draft", "Scene", "Tree", "Unusable", "Writing", "propose", "replay", "settle",
+    "toolbox",
+]  # fmt: skip

@@ -27,7 +27,6 @@ class Scene:
     chance: Chance
     gain_of: Callable[[int], float | None]  # the screened gain of this thread's proposal of a number, if it has one
     cards: Sequence[Card] = ()
-    ticket: Callable[[], bool] = lambda: True  # False once the cap on calls to a model is reached
     novelty: float = 1.0
     novel: bool = True  # False only in the control that measures what the novelty check is worth
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from dataclasses import dataclass
+
 from evo import cards, edits, prompts
 from evo.benchmark import Benchmark
-from evo.genome import PatchError, diff_trees, patch_between
-from evo.llm import Model, ModelError, Prompt, Slot, ask
+from evo.genome import Genome, PatchError, Tree, diff_trees, patch_between
+from evo.llm import Completion, Prompt, Slot
 from evo.operators.scene import Draft, Scene
 
 REPAIRS = 2  # further calls when an edit does not apply
@@ -15,10 +18,22 @@ class Unusable(Exception):
     """The model answered, but not with an edit that fits; the message is the reason."""
 
 
-def propose(task: str, scene: Scene, benchmark: Benchmark, model: Model, parent: str, trouble: str = "") -> Draft:
+@dataclass(frozen=True)
+class Ask:
+    """A call that a proposal needs before it can go on."""
+
+    task: str
+    prompt: Prompt
+    slot: Slot
+
+
+def propose(
+    task: str, scene: Scene, benchmark: Benchmark, parent: str, trouble: str = ""
+) -> Generator[Ask, Completion, Draft]:
     """Asks for one edit of the parent's program, and for its correction where it does not apply.
 
-    Raises ModelError where no answer came and Unusable where none fitted; both cost what they cost.
+    Yields the calls to be made and takes their answers; who calls, and when, is the caller's business. Raises
+    Unusable where no answer fitted; what was answered costs what it costs.
     """
     own = scene.genome(parent)
     program = scene.build(own)
@@ -38,15 +53,17 @@ def propose(task: str, scene: Scene, benchmark: Benchmark, model: Model, parent:
     reason = ""
     for attempt in range(1 + REPAIRS):
         retry = f"\n\nYour last answer could not be applied: {reason}\nAnswer again, in full." if reason else ""
-        if not scene.ticket():
-            raise ModelError("the cap on calls is reached")
-        answer = ask(model, Prompt(stable, text + retry), Slot(scene.chance.thread, scene.chance.number, attempt))
+        slot = Slot(scene.chance.thread, scene.chance.number, attempt)
+        answer = yield Ask(task, Prompt(stable, text + retry), slot)
         try:
-            found = edits.read(answer.text, program, benchmark.is_editable)
-            words = {"hypothesis": found.hypothesis, "source": answer.model, "hint": found.hint}
-            patch = patch_between(own, scene.base, found.tree, **words)
+            return Draft((parent,), read(answer, own, program, scene.base, benchmark))
         except PatchError as error:
             reason = str(error)
-            continue
-        return Draft((parent,), own.with_patch(patch))
     raise Unusable(f"no usable edit in {1 + REPAIRS} answers: {reason}")
+
+
+def read(answer: Completion, own: Genome, program: Tree, base: Tree, benchmark: Benchmark) -> Genome:
+    """The genome that an answer makes of its parent. Raises PatchError with what an editor would say."""
+    found = edits.read(answer.text, program, benchmark.is_editable)
+    words = {"hypothesis": found.hypothesis, "source": answer.model, "hint": found.hint}
+    return own.with_patch(patch_between(own, base, found.tree, **words))

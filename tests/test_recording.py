@@ -1,0 +1,107 @@
+"""A recorded search gives the same genomes whoever plays it back, and the same archive where the judge is exact."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+from conftest import TableJudge, new_worker
+
+from evo.benchmark import UserMistake
+from evo.events import Proposed, Rejected
+from evo.llm import Models, Prompt, Scripted, Slot
+from evo.recording import Header, Recorder, Recording
+
+HEADER = {"profile": "main", "seed": 3, "threads": 2}
+
+
+def answer(prompt: Prompt, slot: Slot) -> str:
+    """Turns settings, sometimes breaks the program, sometimes forgets what it edits."""
+    rate, width = 0.1 + 0.05 * (1 + slot.number), 8 + slot.number + 3 * slot.thread
+    old, new = [
+        ("RATE = 0.1", f"RATE = {rate:.2f}"),
+        ("WIDTH = 8", f"WIDTH = {width}"),
+        ("DEPTH = 4", "DEPTH = 64"),
+        ("NO = 1", "NO = 2"),
+    ][(slot.number + slot.thread + slot.attempt) % 4]
+    return f"Hypothesis: {new}\nsolve.py\n<<<<<<< SEARCH\n{old}\n=======\n{new}\n>>>>>>> REPLACE\n"
+
+
+def played(run, toy, workers, **fields):
+    crew = [new_worker(run, toy, TableJudge(), name=f"w{i}", **fields) for i in range(workers)]
+    threads = [threading.Thread(target=worker.work) for worker in crew]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for worker in crew:
+        worker.close()
+    return crew[0].state.extend(crew[0].journals.new_entries())
+
+
+def found_in(state):
+    scores = {task.name: event.outcome.score for task, (_, event) in state.outcomes.items()}
+    screens = {name: score for name, score in scores.items() if ".certify" not in name}
+    archive = dict(state.archive.elites()), state.archive.front(), list(state.archive.ranking())
+    return set(state.proposals), screens, archive, state.champion() and state.champion().genome
+
+
+@pytest.fixture
+def recorded(toy, run_of, tmp_path):
+    file = tmp_path / "answers.jsonl"
+    Recorder(file).begin(Header(benchmark="toy", base=toy.base_hash, **HEADER))
+    run = run_of(toy, seed=3, threads=2)
+    models = Models(((Scripted(answer), 1.0),))
+    state = played(run, toy, 1, models=models, recorder=Recorder(file))
+    return file, state
+
+
+def test_a_replay_finds_the_same_with_every_number_of_workers(toy, run_of, recorded):
+    file, original = recorded
+    recording = Recording(file)
+    assert set(original.proposals) == set(recording._names)
+    operators = {event.operator for event in recording.proposals.values()}
+    assert {"improve", "mutate", "repair"} <= operators and operators & {"crossover", "sweep", "bundle"}
+    for workers in (1, 2, 4):
+        run = run_of(toy, f"replay{workers}", seed=3, threads=2, model=f"replay:{file}")
+        state = played(run, toy, workers, recording=recording)
+        assert found_in(state) == found_in(original)
+        rejected = [e for _, e in state.slots.values() if isinstance(e, Rejected)]
+        assert not any("broken" in event.operator for event in rejected)
+
+
+def test_a_smaller_budget_replays_the_beginning_whoever_plays(toy, run_of, recorded):
+    file, _ = recorded
+    names = []
+    for workers in (1, 4):
+        run = run_of(toy, f"short{workers}", seed=3, threads=2, model=f"replay:{file}", evaluations=54)
+        names.append(set(played(run, toy, workers, recording=Recording(file)).proposals))
+    events = [e for e in Recording(file).proposals.values() if isinstance(e, Proposed)]
+    assert names[0] == names[1] == set(list(dict.fromkeys(e.genome for e in events))[:6])
+
+
+def test_a_replay_reads_the_recorded_answers(toy, recorded):
+    file, _ = recorded
+    recording = Recording(file)
+    texts = [answer.text for answer in recording.answers.values()]
+    assert texts and all(text.startswith("Hypothesis: ") for text in texts)
+    lines = [json.loads(line) for line in file.read_text().splitlines()[1:]]
+    assert all(line["bytes"][0] > line["bytes"][1] // 20 for line in lines if "slot" in line)
+
+
+def test_a_torn_last_line_is_left_out(recorded):
+    file, _ = recorded
+    before = Recording(file).proposals
+    with open(file, "a") as out:
+        out.write('{"at":0.0,"event":"prop')
+    assert Recording(file).proposals == before
+
+
+def test_what_is_no_recording_is_told(tmp_path):
+    (tmp_path / "text").write_text("hello\n")
+    for name in ("text", "nowhere"):
+        with pytest.raises(UserMistake, match="expected a recording"):
+            Recording(tmp_path / name)
+    with pytest.raises(UserMistake, match="exists already"):
+        Recorder(tmp_path / "text").begin(Header(benchmark="toy", base="b", **HEADER))
