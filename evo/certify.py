@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,8 +15,9 @@ MIN_PAIRS = 3  # a certificate is repeated measurement, however large the first 
 MAX_PAIRS = 20
 CANDIDATES = 3  # certified a round; the others wait for the next
 LEAVE_OUT_PAIRS = 8  # a patch; never decided on one
-FUTILE = 0.05  # E below this after enough pairs ends a hopeless certification; stopping early never helps a candidate
-FUTILE_PAIRS = 5
+FUTILE = 0.5  # E below this after enough pairs ends a hopeless certification; stopping early never helps a candidate
+FUTILE_PAIRS = 8  # so late that power at one sd of a pair falls by less than 0.2 points
+DRIFTED = 0.01  # p of the base's own shift during a round below which it is told
 
 
 @dataclass(frozen=True)
@@ -33,28 +35,64 @@ class PairResult:
         return objective.gain_over(theirs, ours)
 
 
+@dataclass(frozen=True)
+class Spread:
+    """How far paired differences scatter: what the benchmark's table says, and the run's own replicates so far."""
+
+    sd: float
+    df: float
+    squares: float = 0.0  # of the replicates about their means, in squared units of gain of a pair
+    replicates: float = 0.0  # degrees of freedom behind `squares`
+
+    def with_replicates(self, squares: float, df: float) -> Spread:
+        return replace(self, squares=self.squares + squares, replicates=self.replicates + df)
+
+    def of(self, differences: Sequence[float]) -> tuple[float, float]:
+        """sd and degrees of freedom for a test of these differences.
+
+        Their own scatter may widen the noise as replicates do, but adds no degrees of freedom: the test learns from
+        it by itself.
+        """
+        sd, df = stats.pooled(self.sd, self.df, self.squares, self.replicates)
+        own_df = self.replicates + max(0, len(differences) - 1)
+        own = math.sqrt((self.squares + stats.squares(differences)) / own_df) if own_df else 0.0
+        return max(sd, own), df
+
+
+def differences_of(pairs: Sequence[PairResult], objective: Objective) -> list[float]:
+    """Gains of the pairs of one device and judge, the one with most pairs: others measure another effect."""
+    prints = [pair.candidate.fingerprint for pair in pairs]
+    usual = max(prints, key=prints.count, default="")
+    return [
+        d for pair in pairs if pair.candidate.fingerprint == usual and (d := pair.difference(objective)) is not None
+    ]
+
+
 def decide(
     pairs: Sequence[PairResult],
     objective: Objective,
     *,
     genome: str,
     round: int,
-    pair_sd: float,
-    df: float,
+    spread: Spread,
+    judge: str,
     may_go_on: bool,
 ) -> Certified | Refuted | None:
     """The verdict on a candidate, or None for one more pair.
 
     Only paired differences enter, never the score of the search; E is `stats.e_value`, valid under this peeking.
     """
-    differences = [d for pair in pairs if (d := pair.difference(objective)) is not None]
-    value = stats.e_value(differences, pair_sd, df)
+    differences = differences_of(pairs, objective)
+    sd, df = spread.of(differences)
+    value = stats.e_value(differences, sd, df)
     gain = stats.mean(differences) if differences else 0.0
 
     def found(cls: type[Certified] | type[Refuted], reason: str) -> Certified | Refuted:
-        low, high = stats.interval(differences, pair_sd, df) if differences else (0.0, 0.0)
-        fingerprint = pairs[-1].candidate.fingerprint if pairs else ""
-        return cls(genome, round, len(differences), value, gain, low, high, reason, fingerprint)
+        low, high = stats.interval(differences, sd, df) if differences else (0.0, 0.0)
+        prints = [pair.candidate.fingerprint for pair in pairs]
+        fingerprint = max(prints, key=prints.count, default="")
+        found = cls(genome, round, len(differences), value, gain, low, high, reason, fingerprint)
+        return replace(found, judge=judge, pair_sd=sd, df=df)
 
     for pair in pairs:
         status = pair.candidate.outcome.status

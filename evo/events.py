@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from evo.genome import Patch
@@ -46,6 +46,10 @@ class Started:
     role: str
     fingerprint: str
     provenance: Mapping[str, str]
+
+    @property
+    def device(self) -> str:
+        return self.provenance.get("device", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,9 @@ class Verdict:
     high: float
     reason: str
     fingerprint: str
-    record: Mapping[str, float] = field(default_factory=dict)
+    judge: str = ""  # version of the judge; empty in journals that did not say
+    pair_sd: float = 0.0  # the noise that the evidence was weighed with, and its degrees of freedom
+    df: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evo import benchmark as benchmarks
-from evo import events, genome, journal, search, stats
+from evo import certify, events, genome, journal, search, stats
 from evo.benchmark import Benchmark, Profile, UserMistake
 from evo.events import Certified, Evaluated, Refuted
 from evo.rundir import RunDir
@@ -45,6 +45,9 @@ def table(state: search.State, benchmark: Benchmark, profile: Profile) -> str:
     if state.base_mean is not None:
         rows.append(("baseline", f"{state.base_mean:.5g} {objective.unit} (mean of {len(state.base_scores)} runs)"))
     champion = state.champion()
+    for verdict in state.stale().values():
+        why = state.staleness(verdict)
+        rows.append(("stale", f"{verdict.genome} {objective.describe(verdict.gain)}: {why}; --certify makes it anew"))
     if champion is None:
         tried = f"{len(state.verdicts)} candidate(s) reached certification"
         rows.append(("champion", f"none certified; {tried}"))
@@ -54,9 +57,14 @@ def table(state: search.State, benchmark: Benchmark, profile: Profile) -> str:
         interval = f"[{described(champion.low)}, {described(champion.high)}]"
         rows.append(("gain", f"{described(champion.gain)} 95% {interval}, {champion.pairs} pairs"))
         rows.append(("p", f"{champion.p:.2g} (E = {champion.e_value:.4g})"))
+        if (searched := state.searched(champion.genome)) is not None:
+            rows.append(("searched", f"{described(searched)} is what the search believed (its posterior)"))
+        rows += [("doubt", text) for text in state.doubts(champion.genome)]
         rows += [(name, text) for name, text in beside(state, champion)]
         for patch in state.genome(champion.genome).patches:
             rows.append(("patch", f"{patch.name}  {patch.hypothesis}"))
+    rows += [("drift", text) for text in drifts(state)]
+    rows += [("quarantine", f"{row['genome']} {row['reason']}") for row in quarantine(state) if row["held"]]
     rows.append(("evaluations", f"{found['evaluated']} judged, {found['rejected']} rejected, {found['lost']} lost"))
     rows.append(("cells", str(found["cells"])))
     rows.append(("time", f"{found['seconds']:.0f} s, {found['usd']:.2f} USD"))
@@ -64,13 +72,31 @@ def table(state: search.State, benchmark: Benchmark, profile: Profile) -> str:
     return "\n".join(f"{key:<{width}}  {value}" for key, value in rows)
 
 
+def drifts(state: search.State) -> list[str]:
+    """How far the base moved between the run's first evaluations and each round's certifications."""
+    lines = []
+    for number in sorted({key[0] for key in state.verdicts}):
+        if (found := state.drift(number)) is not None:
+            told = "DRIFTED" if found[1] < certify.DRIFTED else "no drift"
+            moved = state.objective.describe(found[0])
+            lines.append(f"round {number}: the base's own score {moved}, p = {found[1]:.2g}: {told}")
+    return lines
+
+
+def quarantine(state: search.State) -> list[dict[str, Any]]:
+    """Everything that was ever put in quarantine, and whether it still is."""
+    return [
+        {"genome": name, "reason": reason, "held": state.objection(name) != "", "objection": state.objection(name)}
+        for name, (_, reason) in sorted(state.quarantined.items())
+    ]
+
+
 RAW = ("seconds", "loss", "private_loss", "peak_mb")  # shown beside the certified score where a judge measures them
 
 
 def beside(state: search.State, verdict: Certified | Refuted) -> list[tuple[str, str]]:
     """Raw measures of both sides, as means over the pairs of a certification."""
-    number = next(n for n, found in state.verdicts_of(verdict.genome) if found == verdict)
-    pairs = state.pairs(f"certify{number}-{verdict.genome}", verdict.genome, state.base.name)
+    pairs = state.certification(verdict.round, verdict.genome)
     rows = []
     for name in RAW:
         both = [
@@ -111,7 +137,9 @@ def describe_genome(state: search.State, name: str) -> dict[str, Any]:
         "operator": proposal.operator if proposal else "base",
         "parents": list(proposal.parents) if proposal else [],
         "posterior_gain": state.archive.posterior(name) * state.settings.typical_gain,
+        "searched_gain": state.searched(name),
         "barred": state.objection(name),
+        "doubts": state.doubts(name),
         "patches": [{"name": p.name, "hypothesis": p.hypothesis, "source": p.source} for p in own.patches],
         "outcomes": [
             {"task": task.name, **found.outcome.to_dict(), "seconds": found.seconds} for task, found in outcomes
@@ -122,7 +150,9 @@ def describe_genome(state: search.State, name: str) -> dict[str, Any]:
 
 def _verdict(state: search.State, number: int, verdict: Certified | Refuted) -> dict[str, Any]:
     found = {"round": number, "verdict": verdict.kind, "gain": verdict.gain, "interval": [verdict.low, verdict.high]}
-    return {**found, "pairs": verdict.pairs, "e_value": verdict.e_value, "reason": verdict.reason}
+    noise = {"pair_sd": verdict.pair_sd, "df": verdict.df}
+    made = {"judge": verdict.judge, "fingerprint": verdict.fingerprint, "stale": state.staleness(verdict)}
+    return {**found, "pairs": verdict.pairs, "e_value": verdict.e_value, "reason": verdict.reason, **noise, **made}
 
 
 def lineage(state: search.State, name: str) -> list[dict[str, Any]]:
@@ -144,6 +174,8 @@ def lineage(state: search.State, name: str) -> list[dict[str, Any]]:
             "parents": list(state.proposals[one].parents) if one in state.proposals else [],
             "posterior_gain": state.archive.posterior(one) * state.settings.typical_gain,
             "ideas": ideas(state, one),
+            "barred": state.objection(one),
+            "doubts": state.doubts(one),
         }
         for one in order
     ]
@@ -163,7 +195,7 @@ def opened(directory: Path) -> tuple[RunDir, Benchmark, Profile, search.State]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m evo.inspect", description="Looks into a run.")
     parser.add_argument("dir", type=Path)
-    views = ("summary", "cells", "lineage", "genome", "diff", "events", "mark", "note")
+    views = ("summary", "cells", "lineage", "genome", "diff", "quarantine", "events", "mark", "note")
     parser.add_argument("view", nargs="?", default="summary", choices=views)
     parser.add_argument(
         "rest", nargs="*", help="lineage, genome, diff: a genome (default: champion or best); mark: GENOME MARK"
@@ -186,6 +218,8 @@ def shown(directory: Path, view: str, rest: Sequence[str], as_json: bool) -> str
         return _json(summary(state, benchmark, profile)) if as_json else table(state, benchmark, profile)
     if view == "cells":
         return _json(cells(state)) if as_json else _rows(cells(state), benchmark)
+    if view == "quarantine":
+        return _json(quarantine(state)) if as_json else _rows(quarantine(state), benchmark)
     if view == "events":
         return "\n".join(_event_line(entry, as_json) for entry in _sorted(run))
     if view in ("mark", "note"):
@@ -261,7 +295,7 @@ def _rows(rows: Sequence[Mapping[str, Any]], benchmark: Benchmark) -> str:
     lines = []
     for row in rows:
         shown_row = {key: gain(value) if key in ("gain", "posterior_gain") else value for key, value in row.items()}
-        lines.append("  ".join(f"{key}={value}" for key, value in shown_row.items() if value not in ([], False)))
+        lines.append("  ".join(f"{key}={value}" for key, value in shown_row.items() if value not in ([], False, "")))
     return "\n".join(lines) or "nothing yet"
 
 

@@ -36,8 +36,10 @@ class Share:
 def recertify(crew: worker.Worker, say: Say) -> Certified | Refuted:
     """Certifies the best again, weighs each patch, and certifies the smaller genome if one did not pay."""
     state = crew.state.extend(crew.journals.new_entries())
-    champion = state.champion()
-    name = champion.genome if champion else next(iter(state.archive.ranking()), None)
+    crew.ready_judge()  # says which judge this is: certificates of another are stale from here on
+    state.extend(crew.journals.new_entries())
+    best = state.champion() or max(state.stale().values(), key=lambda v: (v.low, v.genome), default=None)
+    name = best.genome if best else next(iter(state.archive.ranking()), None)
     if name is None:
         raise UserMistake(f"{crew.run.path}: nothing to certify, no genome of this run has passed yet")
     verdict = certified_again(crew, name, say)
@@ -80,22 +82,23 @@ def weigh(crew: worker.Worker, own: Genome, patch: Patch, say: Say) -> Share:
     if rival.patches:
         register(crew, rival, own.name)
     stage = f"leave{len(state.verdicts)}-{own.name}-{patch.name}"
-    noise = state.settings
+    number = 1 + max([key[0] for key in state.verdicts], default=-1)
+    spread = state.spread(number, own.name)
     differences: list[float] = []
     pairs: list[certify.PairResult] = []
     while len(pairs) < certify.LEAVE_OUT_PAIRS and not state.given_up(stage, len(pairs), own.name, rival.name):
         crew.one_pair(own.name, rival.name, stage, len(pairs))
         pairs = state.pairs(stage, own.name, rival.name)
-        differences = [d for pair in pairs if (d := pair.difference(state.objective)) is not None]
+        differences = certify.differences_of(pairs, state.objective)
         if len(pairs) >= 2 and not differences:
             break  # the genome does not even pass without the patch, or the device changed under us
-        if len(differences) >= 2 and stats.e_value(differences, noise.pair_sd, noise.noise_df) >= CLEAR:
+        if len(differences) >= 2 and stats.e_value(differences, *spread.of(differences)) >= CLEAR:
             break
     if not differences:
         share = Share(patch, 0, math.inf, math.inf, math.inf)
         say(f"  {patch.name}: the genome does not pass without it; kept: {patch.hypothesis}")
         return share
-    low, high = stats.interval(differences, noise.pair_sd, noise.noise_df)
+    low, high = stats.interval(differences, *spread.of(differences))
     share = Share(patch, len(differences), stats.mean(differences), low, high)
     described = state.objective.describe
     line = (

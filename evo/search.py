@@ -80,6 +80,20 @@ class Done:
 Step = Judge | Pair | OpenRound | Propose | Done
 
 
+def changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    """What differs between two provenances, in words."""
+    found = [
+        f"{key} {before.get(key, 'none')}, now {after.get(key, 'none')}"
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key)
+    ]
+    return "; ".join(text if len(text) < 160 else text[:157] + "..." for text in found)
+
+
+def _when(item: tuple[float, tuple[str, int], Started]) -> tuple[float, tuple[str, int]]:
+    return item[0], item[1]
+
+
 # --- the fold ------------------------------------------------------------------------------------------------------
 
 
@@ -98,9 +112,10 @@ class State:
         self.losses: dict[Task, int] = {}
         self.rounds: dict[int, tuple[tuple[str, int], Budgeted]] = {}
         self.verdicts: dict[tuple[int, str], tuple[tuple[str, int], Certified | Refuted]] = {}
-        self.quarantined: dict[str, str] = {}
+        self.quarantined: dict[str, tuple[tuple[str, int], str]] = {}
         self.marks: dict[str, dict[str, tuple[float, tuple[str, int]]]] = {}
         self.starts: list[tuple[tuple[str, int], float, Started]] = []
+        self._judges: dict[str, tuple[float, tuple[str, int], Started]] = {}  # the newest of each device
         self.notes: list[tuple[tuple[str, int], float, str]] = []
         self.stops: list[tuple[tuple[str, int], float, str]] = []
         self.first_at = math.inf
@@ -149,7 +164,8 @@ class State:
                     self._closed.discard(event.round)
                 self._judge_member(event.genome)
             case Quarantined():
-                self.quarantined[event.genome] = event.reason
+                found = place, event.reason
+                self.quarantined[event.genome] = min(found, self.quarantined.get(event.genome, found))
                 self._judge_member(event.genome)
             case Marked():
                 known = self.marks.setdefault(event.genome, {})
@@ -157,6 +173,10 @@ class State:
                 self._judge_member(event.genome)
             case Started():
                 self.starts.append((place, entry.at, event))
+                newest = self._judges.get(event.device)
+                self._judges[event.device] = max(
+                    newest or (-math.inf, place, event), (entry.at, place, event), key=_when
+                )
             case Noted():
                 self.notes.append((place, entry.at, event.text))
             case Stopped():
@@ -267,17 +287,47 @@ class State:
         if latest in ("ban", "condemn"):
             return f"a person said {latest}"
         if name in self.quarantined and latest != "release":
-            return f"in quarantine: {self.quarantined[name]}"
+            return f"in quarantine: {self.quarantined[name][1]}"
         for task in self._tasks_of.get(name, ()):
             outcome = self.outcomes[task][1].outcome
             if outcome.status not in (Status.PASSED, Status.LOST):
                 return f"{outcome.status.value} at {task.stage}"
         if name not in self.archive:
             return ""
-        verdicts = sorted(self.verdicts_of(name), key=lambda item: item[0])
-        if verdicts and isinstance(verdicts[-1][1], Refuted) and verdicts[-1][1].high < 0:
-            return "certification found it worse than the base"
+        verdicts = [verdict for _, verdict in self.verdicts_of(name)]
+        latest_verdict = verdicts[-1] if verdicts else None
+        if isinstance(latest_verdict, Refuted):
+            if latest_verdict.high < 0:
+                return "certification found it worse than the base"
+            if any(isinstance(verdict, Certified) for verdict in verdicts) and not latest_verdict.spent:
+                return "its certificate was not confirmed"
         return ""
+
+    def doubts(self, name: str) -> list[str]:
+        """Why a genome is to be read with care: what it was built on, by descent or patch for patch, has fallen."""
+        fallen = {n for n in {*self.quarantined, *self.marks, *(n for _, n in self.verdicts)} if self._has_fallen(n)}
+        found = []
+        for other in sorted(fallen - {name}):
+            own = {patch.name for patch in self.genome(name).patches}
+            theirs = {patch.name for patch in self.genome(other).patches} if other in self.proposals else set()
+            if other in self._ancestors(name) or (theirs and theirs < own):
+                found.append(f"built on {other}: {self.objection(other)}")
+        return found
+
+    def _has_fallen(self, name: str) -> bool:
+        """True for what was trusted once, or may be a cheat: a plain failure says nothing about its descendants."""
+        objection = self.objection(name)
+        return objection.startswith(("in quarantine", "a person said", "its certificate"))
+
+    def _ancestors(self, name: str) -> set[str]:
+        found: set[str] = set()
+        pending = [name]
+        while pending:
+            proposal = self.proposals.get(pending.pop())
+            new = [parent for parent in proposal.parents if parent not in found] if proposal else []
+            found.update(new)
+            pending.extend(new)
+        return found
 
     def cards(self) -> list[Card]:
         """What was tried so far, one card a genome, in the order of its proposals' numbers."""
@@ -366,16 +416,46 @@ class State:
         return genome.build(own, self.base_tree)
 
     def verdicts_of(self, name: str) -> list[tuple[int, Certified | Refuted]]:
-        return [(key[0], verdict) for key, (_, verdict) in self.verdicts.items() if key[1] == name]
+        """Verdicts on a genome with their rounds, oldest first."""
+        return [(key[0], self.verdicts[key][1]) for key in sorted(self.verdicts) if key[1] == name]
 
     def certified(self) -> dict[str, Certified]:
-        """Genomes whose latest verdict is a certificate and that nobody barred."""
+        """Genomes whose latest verdict is a certificate that still compares, and that nobody barred."""
+        return {name: verdict for name, verdict in self._certificates().items() if not self.staleness(verdict)}
+
+    def stale(self) -> dict[str, Certified]:
+        """Certificates of another judge than today's: to be made again before they count."""
+        return {name: verdict for name, verdict in self._certificates().items() if self.staleness(verdict)}
+
+    def _certificates(self) -> dict[str, Certified]:
         found = {}
         for name in sorted({name for _, name in self.verdicts}):
-            verdict = max(self.verdicts_of(name), key=lambda item: item[0])[1]
+            verdict = self.verdicts_of(name)[-1][1]
             if isinstance(verdict, Certified) and not self.objection(name):
                 found[name] = verdict
         return found
+
+    def staleness(self, verdict: Certified | Refuted) -> str:
+        """Why a verdict no longer compares, or an empty text: its device has a newer judge or other libraries by now.
+
+        A second device beside the first makes nothing stale: gains are paired on one device each.
+        """
+        version = self.judge_version
+        if verdict.judge and version and verdict.judge != version:
+            return f"judged by {verdict.judge}, the judge is {version} now"
+        for _, _, start in self._judges.values():
+            if start.fingerprint == verdict.fingerprint:
+                return ""
+        made = next((start for _, _, start in self.starts if start.fingerprint == verdict.fingerprint), None)
+        if made is None or made.device not in self._judges:
+            return ""  # of a journal without provenance
+        return f"made under {changes(made.provenance, self._judges[made.device][2].provenance)}"
+
+    @property
+    def judge_version(self) -> str:
+        """Of the worker that started last; empty before the first."""
+        newest = max(self._judges.values(), key=_when, default=None)
+        return newest[2].provenance.get("judge", "") if newest else ""
 
     def champion(self) -> Certified | None:
         """The certified genome with the best lower bound; ties go to the smaller name."""
@@ -527,8 +607,7 @@ class State:
         return sorted(values, key=lambda name: (-values[name], name))
 
     def pair(self, number: int, name: str) -> Pair:
-        stage = f"certify{number}-{name}"
-        return Pair(number, name, self.base.name, stage, len(self.pairs(stage, name, self.base.name)))
+        return Pair(number, name, self.base.name, f"certify{number}-{name}", len(self.certification(number, name)))
 
     def pairs(self, stage: str, candidate: str, rival: str) -> list[certify.PairResult]:
         """The complete pairs of a stage from k = 0 on; sides from different devices do not make a pair."""
@@ -539,6 +618,48 @@ class State:
             if sides[0] is None or sides[1] is None:
                 return found
             found.append(certify.PairResult(sides[0][1], sides[1][1]))
+
+    def spread(self, number: int, name: str) -> certify.Spread:
+        """The noise of paired differences for one certification: the frozen table and replicates from before it.
+
+        Base runs scatter by `noise_sd` where pairs do by `pair_sd` and are scaled to it. Finalists' replicates are
+        left out: who stays for a second one is selected by the first.
+        """
+        frozen = self.settings
+        found = certify.Spread(frozen.pair_sd, frozen.noise_df)
+        if self.base_mean is not None:
+            gains = [self.gain(score) for score in self.base_scores]
+            scale = (frozen.pair_sd / frozen.noise_sd) ** 2
+            found = found.with_replicates(scale * stats.squares(gains), len(gains) - 1)
+        for round, other in sorted(self.verdicts):
+            if round <= number and (round, other) != (number, name):
+                differences = certify.differences_of(self.certification(round, other), self.objective)
+                found = found.with_replicates(stats.squares(differences), max(0, len(differences) - 1))
+        return found
+
+    def certification(self, number: int, name: str) -> list[certify.PairResult]:
+        return self.pairs(f"certify{number}-{name}", name, self.base.name)
+
+    def drift(self, number: int) -> tuple[float, float] | None:
+        """How far the base moved between the run's first evaluations and a round's certifications, and p.
+
+        Student's t over the mean gain of the base's sides against the frozen base runs, with the table's sd and degrees
+        of freedom. None before the round has two of them.
+        """
+        stages = f"certify{number}-"
+        tasks = sorted(task for task in self._tasks_of.get(self.base.name, ()) if task.stage.startswith(stages))
+        scores = (self.outcomes[task][1].outcome.score for task in tasks)
+        sides = [self.gain(score) for score in scores if score is not None]
+        if len(sides) < 2 or not self.base_scores:
+            return None
+        frozen = [self.gain(score) for score in self.base_scores]
+        return stats.shift(sides, frozen, self.settings.noise_sd, self.settings.noise_df)
+
+    def searched(self, name: str) -> float | None:
+        """What the search believed of a genome, in units of gain: the posterior, certification left out."""
+        if name not in self.archive or not self.archive[name].scores:
+            return None
+        return self.archive.posterior(name) * self.settings.typical_gain
 
     def given_up(self, stage: str, k: int, *sides: str) -> bool:
         """True if a side of a pair was lost so often that the pair is not tried again."""
@@ -561,6 +682,8 @@ class State:
             "interval": [champion.low, champion.high] if champion else None,
             "p": champion.p if champion else None,
             "certified": len(self.certified()),
+            "stale": len(self.stale()),
+            "quarantined": sum(self.objection(name).startswith("in quarantine") for name in self.quarantined),
             "seconds": round(self.last_at - self.first_at, 3) if self.starts else 0.0,
             "usd": round(self.usd, 6),
         }

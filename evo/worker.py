@@ -23,7 +23,21 @@ from evo import certify, library, operators, search, select
 from evo.benchmark import Benchmark, UserMistake
 from evo.chance import Chance, number
 from evo.claims import Claims, Holder, start_time
-from evo.events import Budgeted, Call, Evaluated, Event, Lost, Noted, Proposed, Rejected, Started, Stopped, Task
+from evo.events import (
+    Budgeted,
+    Call,
+    Certified,
+    Evaluated,
+    Event,
+    Lost,
+    Noted,
+    Proposed,
+    Refuted,
+    Rejected,
+    Started,
+    Stopped,
+    Task,
+)
 from evo.genome import Genome, Patch, Tree
 from evo.hostlock import turn
 from evo.journal import Journal, Journals, writer_name
@@ -196,16 +210,24 @@ class Worker:
             state.objective,
             genome=step.candidate,
             round=step.round,
-            pair_sd=state.settings.pair_sd,
-            df=state.settings.noise_df,
+            spread=state.spread(step.round, step.candidate),
+            judge=state.judge_version,
             may_go_on=(state.evaluations_left() if left is None else left) >= 2
             and self.clock() < self.deadline
             and not state.given_up(step.stage, len(pairs), step.candidate, step.rival),
         )
         if verdict is not None:
-            return [verdict]
+            return [verdict, *self._drifted(verdict)]
         self.one_pair(step.candidate, step.rival, step.stage, len(pairs))
         return []
+
+    def _drifted(self, verdict: Certified | Refuted) -> list[Event]:
+        """A note where the base no longer scores as when the run began: pairs still hold, searched gains less so."""
+        found = self.state.drift(verdict.round)
+        if found is None or found[1] >= certify.DRIFTED:
+            return []
+        moved = f"{self.state.objective.describe(found[0])} beside its frozen mean (p = {found[1]:.2g})"
+        return [Noted(f"drift: the base's own score in round {verdict.round} is {moved}")]
 
     def one_pair(self, candidate: str, rival: str, stage: str, k: int) -> None:
         """Judges both sides alone on the host, one right after the other, taking turns at who goes first."""

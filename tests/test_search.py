@@ -165,7 +165,7 @@ def test_an_old_journal_still_gives_its_archive(toy, run_of):
     (run.events / "old-1-0.jsonl").write_text((old / "events.jsonl").read_text())
     state = search.State(run.settings(), toy).extend(journal.Journals(run.events).new_entries())
     expected = json.loads((old / "summary.json").read_text())
-    assert dict(state.summary()) == expected["summary"]
+    assert expected["summary"].items() <= dict(state.summary()).items()
     assert state.archive.front() == expected["front"]
 
 

@@ -78,3 +78,22 @@ def test_sample_sd_and_wilson():
     assert stats.sample_sd([1.0, 3.0]) == pytest.approx(math.sqrt(2))
     low, high = stats.wilson(0, 1000)
     assert low == 0.0 and 0.003 < high < 0.005
+
+
+def test_students_tail_against_printed_tables():
+    for t, df, p in ((2.821, 9, 0.01), (3.143, 6, 0.01), (1.812, 10, 0.05), (6.314, 1, 0.05), (2.326, 1e5, 0.01)):
+        assert stats.student_tail(t, df) == pytest.approx(p, rel=2e-3)
+    assert stats.student_tail(0.0, 5) == pytest.approx(0.5)
+    assert stats.student_tail(-2.821, 9) == pytest.approx(0.99, rel=1e-3)
+
+
+def test_a_shift_of_the_mean_is_told_by_its_p():
+    assert stats.shift([1.0, 1.0], [0.0, 0.0], 0.1, 30)[0] == 1.0
+    assert stats.shift([1.0, 1.0], [0.0, 0.0], 0.1, 30)[1] < 1e-6
+    assert stats.shift([0.05, -0.05], [0.0, 0.0], 0.1, 30)[1] == pytest.approx(1.0)
+
+
+def test_replicates_extend_the_noise_and_wilder_ones_replace_it():
+    assert stats.pooled(1.0, 20, 0.0, 0) == (1.0, 20)
+    assert stats.pooled(1.0, 20, 5.0, 5) == (1.0, 25)
+    assert stats.pooled(1.0, 20, 20.0, 5) == (2.0, 25)

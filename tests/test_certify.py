@@ -1,0 +1,250 @@
+"""Certification: what it weighs, when it goes stale, what falls with a failed one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+
+import pytest
+from conftest import TableJudge, library_of, new_worker
+from test_search import finished, judged_base, placed, proposal
+
+from evo import certify, inspect, journal, recertify, search, stats
+from evo.certify import PairResult, Spread
+from evo.events import Certified, Evaluated, Marked, Noted, Quarantined, Refuted, Started, Task
+from evo.outcome import Outcome, Status
+
+
+def later(events, at):
+    """Entries of another writer, after everything else."""
+    return [dataclasses.replace(entry, at=entry.at + at) for entry in placed(events, writer="x")]
+
+
+def pair(toy, gain, k=0, fingerprint="f", status=None):
+    ours = Outcome.failed(status, "x") if status else Outcome.passed(math.exp(-gain), artifact=f"{k}-{gain}")
+    sides = [(ours, "g"), (Outcome.passed(1.0), "base")]
+    return PairResult(*(Evaluated(Task(name, "certify0-g", k), o, 1.0, fingerprint) for o, name in sides))
+
+
+TABLE = Spread(1.0, 25)
+
+
+def decided(toy, gains, spread=TABLE, **fields):
+    pairs = [pair(toy, gain, k) for k, gain in enumerate(gains)]
+    known = {"genome": "g", "round": 0, "spread": spread, "judge": "v1", "may_go_on": True}
+    return certify.decide(fields.pop("pairs", pairs), toy.objective, **{**known, **fields})
+
+
+def test_a_verdict_says_by_which_judge_and_noise(toy):
+    found = decided(toy, [3.0, 3.1, 2.9, 3.2])
+    assert isinstance(found, Certified)
+    assert (found.judge, found.fingerprint, found.df, found.pair_sd) == ("v1", "f", 25, 1.0)
+
+
+def test_a_hopeless_candidate_ends_early_and_a_doubtful_one_does_not(toy):
+    assert decided(toy, [0.0] * 7) is None
+    assert isinstance(decided(toy, [-0.1] * 8), Refuted)
+    assert decided(toy, [0.5] * 8) is None
+
+
+def test_pairs_of_another_device_do_not_count(toy):
+    here = [pair(toy, 3.0 + k / 100, k) for k in range(4)]
+    there = [pair(toy, -50.0, 4, fingerprint="other")]
+    found = decided(toy, [], pairs=here + there)
+    assert isinstance(found, Certified) and found.pairs == 4 and found.fingerprint == "f"
+
+
+def test_replicates_that_scatter_more_than_the_table_widen_the_noise():
+    table = Spread(1.0, 25)
+    assert table.of([0.1, 0.2]) == (1.0, 25)
+    assert table.with_replicates(0.0, 5).of([])[0] == pytest.approx(math.sqrt(25 / 30))
+    assert table.with_replicates(20.0, 5) == Spread(1.0, 25, 20.0, 5)
+    assert table.with_replicates(20.0, 5).of([]) == (2.0, 30)
+    wild = [4.0, -4.0, 4.0, -4.0]
+    assert table.of(wild)[0] == pytest.approx(stats.sample_sd(wild)) and table.of(wild)[1] == 25
+
+
+def test_a_noisier_host_than_the_table_knows_makes_few_false_certificates(toy):
+    """At twice the table's sd 5.5% of empty candidates passed before the pairs' own scatter counted."""
+    chance = random.Random(4)
+    wrong, candidates = 0, 100
+    for _ in range(candidates):
+        gains: list[float] = []
+        while (verdict := decided(toy, gains)) is None:
+            gains.append(chance.gauss(0, 2))
+            if len(gains) >= 12 and not isinstance(verdict, Certified):
+                break
+        wrong += isinstance(verdict, Certified)
+    assert stats.wilson(wrong, candidates)[0] < 0.015
+
+
+def test_no_seed_of_a_search_is_one_of_a_certification(toy, run_of):
+    run = run_of(toy)
+    finished(run, toy)
+    crew = new_worker(run, toy, TableJudge(), name="again")
+    crew.state.extend(crew.journals.new_entries())
+    recertify.recertify(crew, lambda _: None)
+    crew.close()
+    seeds = {True: set(), False: set()}
+    for task in crew.state.outcomes:
+        seeds[task.stage.startswith(("certify", "leave"))].add(crew.seed(task))
+    assert len(seeds[True]) > 5 and len(seeds[False]) > 10
+    assert not seeds[True] & seeds[False]
+
+
+def test_pairs_are_interleaved_and_take_turns(toy, run_of):
+    run = run_of(toy)
+    state, _ = finished(run, toy)
+    champion = state.champion()
+    stage = f"certify{champion.round}-{champion.genome}"
+    order = [task for task, _ in sorted(state.outcomes.items(), key=lambda item: item[1][0]) if task.stage == stage]
+    assert [task.k for task in order] == [k for k in range(champion.pairs) for _ in range(2)]
+    first = [task.genome == state.base.name for task in order[::2]]
+    assert first == [k % 2 == 0 for k in range(champion.pairs)]
+
+
+def test_a_base_that_drifts_is_told(toy, run_of):
+    class Slowing(TableJudge):
+        def judge(self, program, *, stage, seed):
+            found = super().judge(program, stage=stage, seed=seed)
+            slower = 1.3 if stage.startswith("certify") else 1.0
+            return dataclasses.replace(found, score=found.score * slower) if found.score else found
+
+    steady, _ = finished(run_of(toy, "steady"), toy)
+    slowing, _ = finished(run_of(toy, "slowing"), toy, Slowing())
+    for state, drifted in ((steady, False), (slowing, True)):
+        assert any("drift" in text for _, _, text in state.notes) == drifted
+        assert any("DRIFTED" in line for line in inspect.drifts(state)) == drifted
+    assert slowing.drift(0)[0] == pytest.approx(-math.log(1.3), abs=0.05)
+
+
+def test_a_changed_judge_makes_certificates_stale_and_certify_makes_them_anew(toy, run_of):
+    class Newer(TableJudge):
+        def fingerprint(self):
+            return {"device": "table", "judge": "v2"}
+
+    run = run_of(toy)
+    before, _ = finished(run, toy)
+    old = before.champion()
+    crew = new_worker(run, toy, Newer(), name="newer")
+    crew.journal = journal.Journal(run.events, "tomorrow-1-0", lambda: 1e6)
+    crew.ready_judge()
+    state = crew.state.extend(crew.journals.new_entries())
+    assert state.champion() is None and state.stale() == {old.genome: old}
+    assert "judge none, now v2" in state.staleness(old)
+    assert "--certify makes it anew" in inspect.table(state, toy, toy.profile(None))
+    verdict = recertify.recertify(crew, lambda _: None)
+    crew.close()
+    assert isinstance(verdict, Certified) and verdict.judge == "v2"
+    assert verdict.genome in state.certified()
+
+
+def test_a_second_device_makes_nothing_stale_and_a_newer_judge_elsewhere_does(toy, run_of):
+    state = search.State(run_of(toy).settings(), toy)
+    mine = proposal(state, 0, patch=library_of(toy)[0])
+    given = Certified(mine.genome, 0, 3, 200.0, 0.2, 0.1, 0.3, "", "one", judge="v1")
+    start = Started("both", "one", {"device": "a", "judge": "v1"})
+    events = [start, *judged_base(state), mine, given, Started("both", "two", {"device": "b", "judge": "v1"})]
+    state.extend(placed(events))
+    assert mine.genome in state.certified()
+    state.extend(later([Started("both", "three", {"device": "b", "judge": "v2"})], at=90))
+    assert state.champion() is None and "the judge is v2 now" in state.staleness(given)
+
+
+def stacked(state, toy):
+    """A certified genome, one built on it, and one that holds its patch without descending from it."""
+    one, two, three = library_of(toy)[:3]
+    mine = proposal(state, 0, patch=one)
+    both = state.base.with_patch(one).with_patch(two)
+    other = state.base.with_patch(one).with_patch(three)
+    child, cousin = (
+        dataclasses.replace(
+            proposal(state, number, patch=patch, parents=parents),
+            genome=own.name,
+            patches=tuple(p.name for p in own.patches),
+            identity=own.name,
+            seedless=own.name,
+        )
+        for number, patch, parents, own in ((1, two, (mine.genome,), both), (2, three, (state.base.name,), other))
+    )
+    screens = [Evaluated(Task(p.genome, "screen"), Outcome.passed(4.0), 1.0, "f") for p in (mine, child, cousin)]
+    return mine, child, cousin, [*judged_base(state), mine, child, cousin, *screens]
+
+
+def test_a_certificate_that_is_not_confirmed_demotes_and_marks_what_was_built_on_it(toy, run_of):
+    state = search.State(run_of(toy).settings(), toy)
+    mine, child, cousin, events = stacked(state, toy)
+    state.extend(placed([*events, Certified(mine.genome, 0, 3, 200.0, 0.2, 0.1, 0.3, "", "f")]))
+    assert mine.genome in state.archive.front() and not state.doubts(child.genome)
+    failed = Refuted(mine.genome, 1, 20, 0.4, 0.01, -0.1, 0.1, "not shown", "f")
+    state.extend(later([failed], at=50))
+    assert state.champion() is None
+    assert mine.genome not in {*state.archive.elites().values(), *state.archive.front()}
+    for name in (child.genome, cousin.genome):
+        assert state.doubts(name) == [f"built on {mine.genome}: its certificate was not confirmed"]
+        assert not state.objection(name)
+    rows = inspect.lineage(state, child.genome)
+    assert rows[-1]["doubts"] and rows[-2]["barred"] == "its certificate was not confirmed"
+
+
+def test_a_verdict_that_the_budget_cut_short_demotes_nothing(toy, run_of):
+    state = search.State(run_of(toy).settings(), toy)
+    mine, *_, events = stacked(state, toy)
+    given = [
+        Certified(mine.genome, 0, 3, 200.0, 0.2, 0.1, 0.3, "", "f"),
+        Refuted(mine.genome, 1, 1, 1.1, 0.1, -0.1, 0.3, "", "f", spent=True),
+    ]
+    state.extend(placed([*events, *given]))
+    assert not state.objection(mine.genome) and not state.doubts(mine.genome)
+
+
+def test_quarantine_is_seen_never_elite_and_ends_by_a_persons_mark(toy, run_of):
+    state = search.State(run_of(toy).settings(), toy)
+    mine, child, _, events = stacked(state, toy)
+    state.extend(placed([*events, Quarantined(mine.genome, "too good")]))
+    assert mine.genome not in {*state.archive.elites().values(), *state.archive.front()}
+    assert inspect.quarantine(state)[0]["held"] and state.summary()["quarantined"] == 1
+    assert "quarantine" in inspect.table(state, toy, toy.profile(None))
+    assert state.doubts(child.genome) == [f"built on {mine.genome}: in quarantine: too good"]
+    state.extend(later([Marked(mine.genome, "release")], at=60))
+    assert mine.genome in state.archive.front() and not state.doubts(child.genome)
+    state.extend(later([Marked(mine.genome, "condemn")], at=90))
+    assert mine.genome not in state.archive.front()
+
+
+def test_the_table_shows_what_the_search_believed_beside_what_was_certified(toy, run_of):
+    state, _ = finished(run_of(toy), toy)
+    champion = state.champion()
+    searched = state.searched(champion.genome)
+    assert searched == pytest.approx(state.archive.posterior(champion.genome) * 0.02)
+    shown = inspect.table(state, toy, toy.profile(None))
+    assert f"searched     {toy.objective.describe(searched)}" in shown
+    assert inspect.describe_genome(state, champion.genome)["searched_gain"] == searched
+
+
+def test_leave_one_out_never_decides_on_one_pair_and_stops_at_eight(toy, run_of):
+    run = run_of(toy, evaluations=90)
+    finished(run, toy)
+    crew = new_worker(run, toy, TableJudge(noise=0.3), name="again")
+    state = crew.state.extend(crew.journals.new_entries())
+    own = state.genome(state.champion().genome)
+    idle = next(patch for patch in crew.library if patch.hypothesis == "adds nothing")
+    whole = own.with_patch(idle) if idle.name not in own else own
+    recertify.register(crew, whole, own.name)
+    shares = [recertify.weigh(crew, whole, patch, lambda _: None) for patch in whole.patches]
+    crew.close()
+    assert all(2 <= share.pairs <= certify.LEAVE_OUT_PAIRS for share in shares)
+    assert next(share for share in shares if share.patch == idle).benefit == 0.0
+
+
+def test_a_crash_in_a_certification_refutes(toy):
+    pairs = [pair(toy, 1.0), pair(toy, 1.0, 1, status=Status.CRASHED)]
+    found = decided(toy, [], pairs=pairs)
+    assert isinstance(found, Refuted) and "CRASHED inside certification" in found.reason
+
+
+def test_notes_of_drift_are_events_like_others(toy, run_of):
+    state = search.State(run_of(toy).settings(), toy)
+    state.extend(placed([Noted("drift: x")]))
+    assert state.notes[0][2] == "drift: x"
