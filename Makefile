@@ -3,13 +3,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORPUS := .data/django-5.2.19-py3-none-any.whl
 
-.PHONY: run test env check clean
+.PHONY: run test test-gpu env check clean
 
 run: env
 	$(BIN)/python -m evo.run --benchmark speedrun
 
 test: env
 	$(BIN)/python -m pytest
+
+# The tests that need a CUDA device.
+test-gpu: env
+	$(BIN)/python -m pytest -m gpu -rs
 
 check: env
 	scripts/check

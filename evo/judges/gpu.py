@@ -28,7 +28,7 @@ from evo.sandbox import SandboxError
 
 BUFFER_MB = 1100  # 16 windows of 2,048 tokens and 8,192 pieces in float32
 CHUNK_BYTES = 1 << 28  # of logits that are worked on at once; with its copies it needs less than four times that
-SLACK_MB = 64  # between two readings of free memory that count as equal
+SLACK_MB = 256  # between two readings of free memory that count as equal
 CLEAN_S = 10.0  # a killed program's 40 GB were seen to be back after 0.11 s
 SAMPLE_MS = 200
 FIELDS = ("memory.used", "utilization.gpu", "clocks.sm", "power.draw", "clocks_event_reasons.active")
@@ -64,6 +64,8 @@ class Gpu:
         self.handle = bytes(handle).hex()
         interface = {"shape": (BUFFER_MB << 18,), "typestr": "<f4", "data": (self._address.value, False), "version": 3}
         self._buffer = torch.as_tensor(_Memory(interface), device="cuda")
+        self._buffer.fill_(0)
+        self.log_probabilities(1, 1, 2, np.zeros((1, 1), np.uint16), np.zeros(1, np.int64))  # loads its kernels
 
     def _call(self, name: str, *arguments: Any) -> None:
         result = getattr(self._driver, name)(*arguments)
@@ -119,6 +121,8 @@ class Gpu:
     # memory
 
     def free_mb(self) -> float:
+        """Without what torch keeps for this process's own next allocation."""
+        self._torch.cuda.empty_cache()
         return float(self._torch.cuda.mem_get_info()[0]) / 2**20
 
     @contextmanager
@@ -127,7 +131,7 @@ class Gpu:
 
         Other workers' programs come and go meanwhile, so memory that is missing convicts only where this one was alone.
         """
-        with turn(alone=False, folder=lock_folder() / "tenants"):
+        with turn(alone=False, folder=lock_folder().with_suffix(".tenants")):
             before = self.free_mb()
             yield
         late = time.monotonic() + CLEAN_S
@@ -137,7 +141,7 @@ class Gpu:
             time.sleep(0.02)
         else:
             return
-        if _empty(lock_folder() / "tenants"):
+        if _empty(lock_folder().with_suffix(".tenants")):
             raise SandboxError(f"{missing:.0f} MB of the GPU's memory did not come back after a program had ended")
 
     @contextmanager
