@@ -175,8 +175,8 @@ class _Head:
     regions: dict = field(default_factory=dict)
 
 
-def load(name_or_folder: str) -> Benchmark:
-    """Reads a shipped benchmark by name or any benchmark by folder."""
+def load(name_or_folder: str, profile: str | None = None) -> Benchmark:
+    """Reads a shipped benchmark by name or any benchmark by folder; its base is the program of `profile`."""
     root = Path(name_or_folder)
     if not root.is_dir() and (SHIPPED / name_or_folder).is_dir():
         root = SHIPPED / name_or_folder
@@ -195,9 +195,11 @@ def load(name_or_folder: str) -> Benchmark:
             raise UserMistake(
                 f"{file.name} [regions]: unknown category '{category}'; valid are {', '.join(CATEGORIES)}"
             )
-    base = read_tree(root / head.program)
+    default_profile = head.default_profile or next(iter(head.profiles))
+    program = head.profiles.get(profile or default_profile, {}).get("program", head.program)
+    base = read_tree(root / program)
     if not base:
-        raise UserMistake(f"{file.name}: the program folder '{head.program}' holds no file; put the base program there")
+        raise UserMistake(f"{file.name}: the program folder '{program}' holds no file; put the base program there")
     benchmark = Benchmark(
         name=head.name,
         root=root.resolve(),
@@ -207,18 +209,18 @@ def load(name_or_folder: str) -> Benchmark:
         regions=head.regions,
         profiles={key: _profile(key, table, file.name) for key, table in head.profiles.items()},
         summary=head.summary,
-        default_profile=head.default_profile or next(iter(head.profiles)),
-        program_folder=head.program,
+        default_profile=default_profile,
+        program_folder=program,
         base=base,
     )
     if not any(benchmark.is_editable(path) for path in base):
-        raise UserMistake(f"{file.name}: editable = {list(head.editable)} matches no file of '{head.program}'")
+        raise UserMistake(f"{file.name}: editable = {list(head.editable)} matches no file of '{program}'")
     return benchmark
 
 
 def _profile(name: str, table: Mapping[str, Any], file: str) -> Profile:
     where = f"{file} [profiles.{name}]"
-    rest = {k: v for k, v in table.items() if k not in ("limits", "noise", "budget", "unavailable")}
+    rest = {k: v for k, v in table.items() if k not in ("limits", "noise", "budget", "unavailable", "program")}
     missing = table.get("unavailable")
     if missing is None and "noise" not in table:
         raise UserMistake(f"{where}: [profiles.{name}.noise] is missing; `python -m evo.check` measures and prints it")

@@ -258,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise UserMistake(f"--filesystem: expected a directory, found {options.filesystem}")
             sound &= check_filesystem(options.filesystem, say)
         if options.folder:
-            benchmark = benchmarks.load(options.folder)
+            benchmark = benchmarks.load(options.folder, options.profile)
             profile = benchmark.profile(options.profile)
             with open_judge(benchmark, profile) as judge:
                 sound &= check_benchmark(

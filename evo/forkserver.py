@@ -20,6 +20,7 @@ import faulthandler
 import fcntl
 import gc
 import importlib
+import itertools
 import json
 import os
 import resource
@@ -185,7 +186,7 @@ def map_one_user(inside: int, user: int, group: int) -> None:
 # --------------------------------------------------------------------------------------------------- system call filter
 
 
-def filter_program(children: bool, cuda: bool) -> bytes:
+def filter_program(children: bool, cuda: bool, loopback: bool) -> bytes:
     """A BPF program that refuses (EPERM) what is listed and allows the rest.
 
     A list of refusals, not of permissions: numerical libraries and CUDA use an open set of calls, and the walls are the
@@ -215,7 +216,10 @@ def filter_program(children: bool, cuda: bool) -> bytes:
     block("clone3", one(give, missing))  # its flags lie in memory, where no filter sees them; glibc falls back to clone
     spawn = [one(give, allow)] if children else [one(bits, CLONE_THREAD, 0, 1), one(give, allow), one(give, refuse)]
     block("clone", argument(0), one(bits, CLONE_NEW_ANY, 0, 1), one(give, refuse), *spawn)
-    block("socket", argument(0), one(equal, socket.AF_UNIX, 0, 1), one(give, allow), one(give, refuse))
+    # AF_NETLINK: how a program finds its interfaces. The network namespace is its own either way.
+    families = [socket.AF_UNIX, *([socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK] if loopback else [])]
+    tests = [part for family in families for part in (one(equal, family, 0, 1), one(give, allow))]
+    block("socket", argument(0), *tests, one(give, refuse))
     block("ioctl", argument(1), one(equal, 0x5412, 0, 1), one(give, refuse), one(give, allow))  # TIOCSTI
     # Locks reach through read-only mounts to a file that another sandbox sees too. Programs with children may compile,
     # and compilers lock their caches.
@@ -248,11 +252,11 @@ def landlock_abi() -> int:
     return syscall("landlock_create_ruleset", None, ctypes.c_size_t(0), 1)
 
 
-def install_landlock(abi: int, readable: Iterable[str], writable: Iterable[str]) -> None:
+def install_landlock(abi: int, readable: Iterable[str], writable: Iterable[str], loopback: bool = False) -> None:
     everything = (1 << (13 + (abi >= 2) + (abi >= 3))) - 1 | (1 << 15 if abi >= 5 else 0)
     of_files = READING & ~(1 << 3) | 1 << 1 | (1 << 14 if abi >= 3 else 0) | (1 << 15 if abi >= 5 else 0)
     # Files; TCP bind and connect; abstract sockets and signals.
-    attributes = [everything] + [3] * (abi >= 4) + [3] * (abi >= 6)
+    attributes = [everything] + [0 if loopback else 3] * (abi >= 4) + [3] * (abi >= 6)
     ruleset = syscall(
         "landlock_create_ruleset",
         struct.pack(f"={len(attributes)}Q", *attributes),
@@ -435,13 +439,15 @@ class Candidate:
 
     def landlock(self) -> None:
         if "files" in self.holding:
-            install_landlock(self.facts["landlock"], ["/"], ["/scratch", "/dev", "/proc"])
+            loopback = self.limits["loopback"]
+            install_landlock(self.facts["landlock"], ["/"], ["/scratch", "/dev", "/proc"], loopback)
         else:
             trees = [*MACHINE_FILES, *present_prefixes(), self.request["program"], self.request["guest"], "/proc"]
             install_landlock(self.facts["landlock"], trees, [self.request["scratch"], "/dev/null", "/dev/zero"])
 
     def syscalls(self) -> None:
-        install_filter(self.facts["filters"][self.limits["children"], self.limits["memory_mb"] is None])
+        cuda = self.limits["memory_mb"] is None
+        install_filter(self.facts["filters"][self.limits["children"], cuda, self.limits["loopback"]])
 
     def put_on(self) -> None:
         for name, step in self.steps():
@@ -559,6 +565,13 @@ def init(request: dict[str, Any], fds: list[int], holding: set[str], facts: dict
     os._exit(0)
 
 
+def raise_loopback() -> None:
+    """Switches on the one interface of a new network namespace, through which processes of one turn meet."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        name, up = b"lo", 0x1 | 0x40  # IFF_UP | IFF_RUNNING
+        fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh22x", name, up))  # SIOCSIFFLAGS
+
+
 class Run(Exception):
     """Carries the candidate's start out of the server's frames, so that nothing of them is left on its stack."""
 
@@ -576,6 +589,8 @@ def prepare(request: dict[str, Any], holding: set[str], facts: dict[str, Any]) -
     prctl(PR_SET_DUMPABLE, 0, "be closed to the candidate")
     if namespaces(holding):
         unshare(namespaces(holding), "namespaces of a turn")
+    if request["limits"]["loopback"] and "network" in holding:
+        raise_loopback()
     if facts["root"] and "threads" in holding:
         user = facts["users"] + facts["turn"] % TURNS_AT_ONCE
         facts = {**facts, "candidate": (user, user)}
@@ -758,14 +773,12 @@ def survey(holding: set[str], reasons: dict[str, str], facts: dict[str, Any], dr
 
     def filtered() -> None:
         prctl(PR_SET_NO_NEW_PRIVS, 1, "no_new_privs")
-        install_filter(facts["filters"][False, False])
+        install_filter(facts["filters"][False, False, False])
         if LIBC.syscall(ctypes.c_long(number("ptrace")), 0, 0, 0, 0) != -1 or ctypes.get_errno() != errno.EPERM:
             raise SetupError("the filter was accepted but ptrace was not refused")
 
     if MACHINE in AUDIT_ARCH:
-        facts["filters"] = {
-            (children, cuda): filter_program(children, cuda) for children in (False, True) for cuda in (False, True)
-        }
+        facts["filters"] = {choice: filter_program(*choice) for choice in itertools.product((False, True), repeat=3)}
         attempt("syscalls", lambda: in_child(filtered), holding, reasons)
     else:
         reasons["syscalls"] = f"no table of system calls for {MACHINE}"
@@ -809,7 +822,8 @@ class Server:
         control, control_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         control.settimeout(60)
         library = os.path.dirname(os.path.realpath(os.__file__))
-        limits = {"wall_s": 60, "memory_mb": None, "scratch_mb": 1, "file_mb": 1, "children": False, "threads": 8}
+        limits: dict[str, Any] = {"wall_s": 60, "memory_mb": None, "scratch_mb": 1, "file_mb": 1, "threads": 8}
+        limits.update(children=False, loopback=False)
         request = {"script": "keyword.py", "program": library, "guest": library, "arguments": [], "limits": limits}
         message = json.dumps({**request, "environment": dict(os.environ)}).encode()
         pid = self.fork(message, [channel_inside.detach(), control_inside.detach()])

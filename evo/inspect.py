@@ -185,7 +185,9 @@ def opened(directory: Path) -> tuple[RunDir, Benchmark, Profile, search.State]:
     """A run as its journals stand now."""
     run = RunDir(directory)
     settings = run.settings()
-    benchmark = dataclasses.replace(benchmarks.load(settings.benchmark), base=benchmarks.read_tree(run.base))
+    benchmark = dataclasses.replace(
+        benchmarks.load(settings.benchmark, settings.profile), base=benchmarks.read_tree(run.base)
+    )
     if benchmark.base_hash != settings.base:
         raise UserMistake(f"{run.base} is not the program that {directory} was begun with; restore it")
     state = search.State(settings, benchmark).extend(journal.Journals(run.events).new_entries())

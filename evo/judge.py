@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one object a seed")
     options = parser.parse_args(arguments)
     try:
-        benchmark = benchmarks.load(options.benchmark)
+        benchmark = benchmarks.load(options.benchmark, options.profile)
         profile = benchmark.profile(options.profile)
         tree = program_of(benchmark, options.genome, options.program)
         passed = True

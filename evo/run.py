@@ -123,7 +123,7 @@ def prepared(found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
         return resumed(RunDir(found.out.resolve()), found)
     if found.benchmark is None:
         raise UserMistake(f"{found.out} is not a run yet; name its --benchmark")
-    benchmark = benchmarks.load(found.benchmark)
+    benchmark = benchmarks.load(found.benchmark, found.profile)
     profile = benchmark.profile(found.profile)
     model, recording = spelled(found.model)
     evaluations, minutes, threads, seed = found.evaluations, found.minutes, found.threads, found.seed
@@ -165,7 +165,7 @@ def prepared(found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
 
 def resumed(directory: RunDir, found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
     settings = directory.settings()
-    benchmark = benchmarks.load(found.benchmark or settings.benchmark)
+    benchmark = benchmarks.load(found.benchmark or settings.benchmark, settings.profile)
     asked = benchmark.name if benchmark.root.parent == benchmarks.SHIPPED else str(benchmark.root)
     if asked != settings.benchmark:
         raise UserMistake(f"{directory.path} is a run of {settings.benchmark}, not of {asked}; choose another --out")

@@ -74,6 +74,7 @@ class Limits:
     output_kb: int = 8192
     children: bool = False  # False: no new process, no exec, no file lock; threads are allowed
     threads: int = 64  # with `children` processes and threads together
+    loopback: bool = False  # TCP between processes of one turn, within its own network namespace
 
 
 @dataclass(frozen=True)

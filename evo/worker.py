@@ -415,7 +415,7 @@ def folder(program: Tree) -> Iterator[Path]:
 def join(run: RunDir, *, role: str, minutes: float | None, allow_unisolated: bool) -> Worker:
     """A worker of an existing run, on this host."""
     settings = run.settings()
-    benchmark = benchmarks.load(settings.benchmark)
+    benchmark = benchmarks.load(settings.benchmark, settings.profile)
     if benchmark.base_hash != settings.base:
         raise UserMistake(
             f"{run.path} was begun with base {settings.base}, the benchmark's base is now {benchmark.base_hash}; "

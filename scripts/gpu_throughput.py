@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,9 +55,9 @@ def main() -> None:
         name, _, value = change.partition("=")
         module, _, constant = name.partition(".")
         setattr(importlib.import_module(module), constant, ast.literal_eval(value))
-    train = importlib.import_module("train")
+    trainer_module = importlib.import_module("trainer")
     run = SimpleNamespace(seed=1, vocabulary=8192, window=2048, threads=4, device="cuda", seconds=60.0)
-    trainer = train.Trainer(run)
+    trainer = trainer_module.Trainer(run)
     trainer.start(0)
     began = time.monotonic()
     trainer.warm_up()
@@ -64,8 +65,8 @@ def main() -> None:
     compiled_s = time.monotonic() - began
     trainer.start(1)
     rng = np.random.default_rng(0)
-    tokens = train.on_device(rng.integers(0, 8192, 40 * trainer.rows * run.window).astype(np.uint16), "cuda")
-    batches = train.batches(tokens, run.window, trainer.rows, 0)
+    tokens = trainer_module.on_device(rng.integers(0, 8192, 40 * trainer.rows * run.window).astype(np.uint16), "cuda")
+    batches = trainer_module.batches(tokens, run.window, trainer.rows, 0)
     with open("/tmp/gpu_throughput.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         events = [torch.cuda.Event(enable_timing=True) for _ in range(options.steps + 1)]
@@ -75,10 +76,8 @@ def main() -> None:
             event.record()
             if k < options.steps:
                 trainer.step(*next(batches), 0.1)
-            if k > 2:
-                events[k - 2].synchronize()
         torch.cuda.synchronize()
-        times = [a.elapsed_time(b) for a, b in zip(events, events[1:])]
+        times = [a.elapsed_time(b) for a, b in pairwise(events)]
         from torch.profiler import ProfilerActivity, profile
 
         with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:

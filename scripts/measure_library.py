@@ -265,7 +265,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--results", type=Path, default=ROOT / "runs" / "library.jsonl")
     asked = parser.parse_intermixed_args()
-    benchmark = benchmarks.load(asked.benchmark)
+    benchmark = benchmarks.load(asked.benchmark, asked.profile)
     if asked.what == "rebase":
         return rebase(benchmark, benchmarks.read_tree(Path(asked.names[0])))
     techniques = {t.name: t for t in library.load()}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evo.benchmark import UserMistake
+from evo.benchmark import UserMistake, read_tree, write_tree
 from evo.judges import gpu as gpus
 from evo.judges.corpus import Corpus
 from evo.judges.gpu import Gpu, readings
@@ -112,7 +112,7 @@ class Run:
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(PROGRAM))
-    names = ("model", "kernels", "optimizer", "train")
+    names = ("model", "kernels", "optimizer", "trainer", "train")
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     yield
@@ -124,10 +124,11 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_the_base_forgets_its_warm_up(monkeypatch: pytest.MonkeyPatch):
     import torch
     import train
+    import trainer
 
     monkeypatch.setattr(train, "handover_seconds", lambda model: 0.0)
     train.train(warm := Run(seed=3, steps=3))
-    monkeypatch.setattr(train, "WARM_UP_STEPS", 0)
+    monkeypatch.setattr(trainer, "WARM_UP_STEPS", 0)
     train.train(cold := Run(seed=3, steps=3))
     assert warm.submitted and all(torch.equal(warm.submitted[name], cold.submitted[name]) for name in warm.submitted)
 
@@ -167,6 +168,34 @@ def test_muon_turns_gradients_into_near_orthogonal_matrices():
         assert values.min() > 0.6 and values.max() < 1.3
 
 
+def test_two_processes_share_a_race(tmp_path: Path):
+    """The eight-GPU race with gloo on a CPU: rank 0 submits what one process alone would have trained."""
+    source = PROGRAM.parent.parent / "speedrun" / "program_gpu"
+    scores = []
+    limits = Limits(wall_s=60, memory_mb=None, children=True, loopback=True, threads=256)
+    settings = replace(SETTINGS, device="cpu", devices=2, checkpoint_kb=2000, cap_s=50)
+    with Sandbox(preload=PRELOAD) as sandbox:
+        for text_of_team in ((source / "team.py").read_text(), ALONE):
+            program = tmp_path / f"program{len(scores)}"
+            write_tree({**read_tree(source), "team.py": text_of_team}, program)
+            judge = TrainingJudge(settings, limits, tmp_path, sandbox, CORPUS, None, b"fixed")
+            outcome = judge.judge(program, stage="screen", seed=1)
+            assert outcome.status is Status.PASSED, outcome.detail
+            scores.append(outcome.score)
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+
+
+ALONE = """
+class Team:
+    rank, size = 0, 1
+    meet = lambda self: None
+    share = lambda self, tensor, device: tensor
+    add_up = lambda self, tensors: None
+def assembled(run, race):
+    race(run, Team())
+"""
+
+
 # On a device.
 
 
@@ -203,8 +232,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, sandbox: Sandbox, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(gpus, "lock_folder", lambda: tmp_path / "gpu")
-    monkeypatch.setattr("evo.judges.training.lock_folder", lambda: tmp_path / "gpu")
+    monkeypatch.setattr("evo.judges.training.place", lambda: tmp_path)  # compiled code of this test alone
     return Bench(tmp_path, sandbox, gpu)
 
 

@@ -185,6 +185,26 @@ def test_network_cannot_be_reached(run: Callable[..., Result]) -> None:
     assert result.ending == Ending("exited", 0), result.output
 
 
+def test_loopback_joins_processes_of_one_turn_and_reaches_nothing_else(run: Callable[..., Result]) -> None:
+    code = """
+    import errno, os, socket
+    door = socket.create_server(("127.0.0.1", 0))
+    if os.fork() == 0:
+        with socket.create_connection(door.getsockname()) as line:
+            line.sendall(b"hello")
+        os._exit(0)
+    line, _ = door.accept()
+    print(line.recv(5).decode())
+    for address in ("192.0.2.1", "8.8.8.8"):
+        try:
+            socket.create_connection((address, 53), timeout=2)
+        except OSError as error:
+            print(errno.errorcode[error.errno])
+    """
+    result = run(code, limits=Limits(wall_s=10, children=True, loopback=True))
+    assert result.output.split() == ["hello", "ENETUNREACH", "ENETUNREACH"]
+
+
 def test_local_sockets_of_the_host_cannot_be_reached(run: Callable[..., Result]) -> None:
     import socket
 

@@ -59,13 +59,15 @@ class Channel:
 
 class Run:
     """What a program knows: `seed`, `vocabulary`, `window` (tokens in a window), `threads`, `device` ("cpu" or "cuda"),
-    `seconds` (a checkpoint that arrives later on the judge's clock does not count)."""
+    `seconds` (a checkpoint that arrives later on the judge's clock does not count), `devices` (how many there are), and
+    `shards` (how many a race is meant for: what fewer devices have to work off one after the other)."""
 
     def __init__(self, channel: Channel, about: dict[str, Any]) -> None:
         self._channel, self._clock = channel, {"cpu": time.process_time, "wall": time.monotonic}[about["clock"]]
         self._opened = 0.0
         self.seed, self.vocabulary, self.window = about["seed"], about["vocabulary"], about["window"]
         self.threads, self.device, self.seconds = about["threads"], about["device"], about["seconds"]
+        self.devices, self.shards = about["devices"], about["shards"]
 
 
 class TrainingRun(Run):

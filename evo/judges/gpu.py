@@ -7,6 +7,8 @@ handle covers a whole allocation. Whatever a candidate has written there is copi
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import itertools
 import math
 import os
 import shutil
@@ -14,7 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +37,52 @@ FIELDS = ("memory.used", "utilization.gpu", "clocks.sm", "power.draw", "clocks_e
 IDLE_REASONS = 0x1 | 0x2  # of clocks_event_reasons: idle, and clocks set by an application; the others slow work down
 
 
-def visible() -> str:
-    """The devices that this process may use, as CUDA numbers them; handed on to every sandbox."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+def place() -> Path:
+    """Where judges of this user on this host meet: seats, locks, compiled code."""
+    found = Path(tempfile.gettempdir()) / f"evo-gpu-{os.getuid()}"
+    found.mkdir(mode=0o700, exist_ok=True)
+    return found
 
 
-def lock_folder() -> Path:
-    return Path(tempfile.gettempdir()) / f"evo-gpu-{os.getuid()}-{visible().replace(',', '-')}"
+def on_host() -> list[str]:
+    """The devices that this process may use, as CUDA_VISIBLE_DEVICES or else the kernel names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip()]
+    return sorted((path.name[6:] for path in Path("/dev").glob("nvidia[0-9]*")), key=int)
+
+
+class Seat:
+    """Judges sit down at a host's devices one after the other, each at `count` of them, and round again."""
+
+    def __init__(self, devices: list[str], count: int) -> None:
+        for number in itertools.count():
+            file = open(place() / f"seat{number}-{count}", "w")  # noqa: SIM115  as long as the judge
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                continue
+            break
+        self.file = file
+        first = number * count % len(devices)
+        self.devices = devices[first : first + count]
+
+    def leave(self) -> None:
+        self.file.close()
 
 
 class Gpu:
-    """One device, opened by the judge's process."""
+    """One or several devices, opened by the judge's process. Logits come through the first one."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 1) -> None:
+        devices = on_host()
+        count = next((n for n in (8, 4, 2, 1) if n <= min(most, len(devices)) and most % n == 0), 0)
+        if not count:
+            raise UserMistake("device = 'cuda': expected a CUDA device, found none; use another --profile")
+        self._seat = Seat(devices[: len(devices) // count * count], count)
+        self.devices = self._seat.devices
+        self.visible = os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
         try:
             import torch
         except ImportError as error:
@@ -73,6 +108,7 @@ class Gpu:
             raise SandboxError(f"{name} failed with CUDA error {result}")
 
     def close(self) -> None:
+        self._seat.leave()
         del self._buffer
         self._call("cuMemFree_v2", self._address)
 
@@ -80,7 +116,8 @@ class Gpu:
         torch = self._torch
         return {
             "device": torch.cuda.get_device_name(),
-            "driver": _smi("driver_version"),
+            "devices": str(len(self.devices)),
+            "driver": self._smi("driver_version"),
             "cuda": str(torch.version.cuda),
         }
 
@@ -131,7 +168,7 @@ class Gpu:
 
         Other workers' programs come and go meanwhile, so memory that is missing convicts only where this one was alone.
         """
-        with turn(alone=False, folder=lock_folder().with_suffix(".tenants")):
+        with self._locked("tenants", alone=False):
             before = self.free_mb()
             yield
         late = time.monotonic() + CLEAN_S
@@ -141,14 +178,28 @@ class Gpu:
             time.sleep(0.02)
         else:
             return
-        if _empty(lock_folder().with_suffix(".tenants")):
+        if all(_empty(place() / f"tenants-{device}") for device in self.devices):
             raise SandboxError(f"{missing:.0f} MB of the GPU's memory did not come back after a program had ended")
 
     @contextmanager
     def turn(self, *, alone: bool) -> Iterator[None]:
         """Timed sections have the device alone; building and scoring share it with each other, never with those."""
-        with turn(alone=alone, folder=lock_folder()):
+        with self._locked("turn", alone=alone):
             yield
+
+    @contextmanager
+    def _locked(self, what: str, *, alone: bool) -> Iterator[None]:
+        """Every device's own lock, in their order."""
+        with ExitStack() as held:
+            for device in self.devices:
+                held.enter_context(turn(alone=alone, folder=place() / f"{what}-{device}"))
+            yield
+
+    def _smi(self, field: str) -> str:
+        if shutil.which("nvidia-smi") is None:
+            return "unknown"
+        command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader", "-i", self.devices[0]]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
     # what it reports
 
@@ -158,7 +209,7 @@ class Gpu:
         with tempfile.TemporaryFile("w+") as log:
             command = ["nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
             try:
-                process = subprocess.Popen([*command, "-i", visible(), "-lms", str(SAMPLE_MS)], stdout=log)
+                process = subprocess.Popen([*command, "-i", self.devices[0], "-lms", str(SAMPLE_MS)], stdout=log)
             except OSError:
                 yield  # a machine without the tool: no measures, no reason not to judge
                 return
@@ -195,17 +246,8 @@ def readings(text: str) -> dict[str, float]:
     }
 
 
-def _smi(field: str) -> str:
-    if shutil.which("nvidia-smi") is None:
-        return "unknown"
-    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader", "-i", visible()]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
 def _empty(folder: Path) -> bool:
     """Whether nobody holds a shared turn in `folder` right now."""
-    import fcntl
-
     with open(folder / "room", "w") as room:
         try:
             fcntl.flock(room, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from evo.benchmark import UserMistake, read_tree, tree_hash
 from evo.judges import corpora
 from evo.judges.corpus import Corpus, order
-from evo.judges.gpu import BUFFER_MB, Gpu, lock_folder, visible
+from evo.judges.gpu import BUFFER_MB, Gpu, place
 from evo.judges.loss import (
     Cuts,
     Floats,
@@ -74,6 +74,7 @@ class Settings:
     checkpoint_kb: float
     score_s: float  # what scoring costs the base, private windows included, on the same clock
     device: str = "cpu"  # or "cuda": compiling ahead, logits through the device's memory, timed sections alone on it
+    devices: int = 1  # that a race is meant for; on a host with fewer the largest of 1, 2, 4 that there is
     batch: int = 16  # windows that are answered at once
     score_slack: float = 1.5  # free scoring time is score_s x score_slack; what exceeds it is added, twice it is WRONG
     private_windows: int = 64
@@ -109,6 +110,8 @@ class Settings:
             raise UserMistake(f"objective race needs target, slope and band; missing: {', '.join(missing)}")
         if self.objective == "budget" and (extra := [name for name, value in race.items() if value is not None]):
             raise UserMistake(f"objective budget scores bits per byte alone; remove {', '.join(extra)}")
+        if self.devices not in (1, 2, 4, 8):
+            raise UserMistake(f"devices: expected 1, 2, 4 or 8, found {self.devices}")
         counts = ("window", "windows", "batch", "private_windows", "threads", "vocabulary")
         sizes = ("cap_s", "checkpoint_kb", "score_s", "score_slack", "build_s", "compile_s", "compiled_mb", "corpus_mb")
         for name in (*counts, *sizes, "tolerance", "slope"):
@@ -224,19 +227,19 @@ class TrainingJudge:
             return None
         s = self.settings
         key = json.dumps([tree_hash(read_tree(program)), s.window, s.vocabulary, version("torch"), self._device_name])
-        place = lock_folder().with_suffix(".compiled") / hashlib.sha256(key.encode()).hexdigest()
+        kept = place() / "compiled" / hashlib.sha256(key.encode()).hexdigest()
         began = time.monotonic()
         with contextlib.suppress(FileNotFoundError):
-            made = place.read_bytes()
-            os.utime(place)
+            made = kept.read_bytes()
+            os.utime(kept)
             return made
         made = self._compile(program)
         measures["compile_s"] = time.monotonic() - began
-        place.parent.mkdir(mode=0o700, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as file:
+        kept.parent.mkdir(mode=0o700, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
             file.write(made)
-        os.replace(file.name, place)
-        for old in sorted(place.parent.iterdir(), key=lambda path: path.stat().st_mtime)[:-COMPILED_KEPT]:
+        os.replace(file.name, kept)
+        for old in sorted(kept.parent.iterdir(), key=lambda path: path.stat().st_mtime)[:-COMPILED_KEPT]:
             old.unlink(missing_ok=True)
         return made
 
@@ -415,9 +418,10 @@ class TrainingJudge:
         s, gpu = self.settings, self.gpu
         about: dict[str, object] = {"seed": seed, "vocabulary": s.vocabulary, "window": s.window, "threads": s.threads}
         about.update(device=s.device, clock=s.clock, seconds=s.cap_s, compiled=gpu is not None)
+        about.update(shards=s.devices, devices=s.devices if gpu is None else len(gpu.devices))
         environment: dict[str, str] = {}
         if gpu is not None:
-            environment = {**COMPILERS, "CUDA_VISIBLE_DEVICES": visible()}
+            environment = {**COMPILERS, "CUDA_VISIBLE_DEVICES": gpu.visible}
             if role == "score":
                 about.update(handle=gpu.handle, buffer=BUFFER_MB << 18)
         with gpu.tenant() if gpu is not None else contextlib.nullcontext():
@@ -571,5 +575,5 @@ def hidden(settings: Settings, root: Path) -> tuple[Path, ...]:
 
 
 def judge_of(settings: Settings, limits: Limits, root: Path, sandbox: Sandbox) -> TrainingJudge:
-    gpu = Gpu() if settings.device == "cuda" else None
+    gpu = Gpu(settings.devices) if settings.device == "cuda" else None
     return TrainingJudge(settings, limits, root, sandbox, opened(settings, root), gpu)

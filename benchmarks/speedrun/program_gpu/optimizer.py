@@ -1,0 +1,1 @@
+../../autoresearch/program/optimizer.py
