@@ -186,7 +186,7 @@ def map_one_user(inside: int, user: int, group: int) -> None:
 # --------------------------------------------------------------------------------------------------- system call filter
 
 
-def filter_program(children: bool, cuda: bool, loopback: bool) -> bytes:
+def filter_program(children: bool, cuda: bool, loopback: bool = False) -> bytes:
     """A BPF program that refuses (EPERM) what is listed and allows the rest.
 
     A list of refusals, not of permissions: numerical libraries and CUDA use an open set of calls, and the walls are the
