@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import bisect
 import difflib
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -143,9 +142,12 @@ def diff_trees(before: Tree, after: Tree) -> str:
     return "".join(parts)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FileDiff:
-    """What a unified diff does to one file: its changes, and the lines it expects to find around and in them."""
+    """What a unified diff does to one file: its changes, and the lines it expects to find around and in them.
+
+    Compared by identity: `parse_diff` remembers what it has read, and hashing all lines costs more than reading them.
+    """
 
     creates: bool
     deletes: bool
@@ -153,7 +155,7 @@ class FileDiff:
     hunks: tuple[Hunk, ...]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=2048)
 def parse_diff(diff: str) -> Mapping[str, FileDiff]:
     """Reads a strict unified diff. Raises PatchError; forgiving readings of what a model wrote are not made here."""
     from unidiff import PatchSet
@@ -204,16 +206,20 @@ def _lines(text: str) -> list[str]:
 def apply_hunks(text: str, hunks: Sequence[Hunk], path: str = "") -> str:
     """Applies hunks at exactly their positions; PatchError where the text differs from what they expect."""
     lines = _lines(text)
-    for hunk in sorted(hunks, key=lambda h: h.start, reverse=True):
+    parts: list[str] = []
+    at = 0
+    for hunk in sorted(hunks, key=lambda h: h.start):
         found = tuple(lines[hunk.start : hunk.end])
         if found != hunk.before:
-            at = f"{path or 'text'} line {hunk.start + 1}"
-            raise PatchError(f"{at}: expected {_shown(hunk.before)}, found {_shown(found)}; make the diff anew")
-        lines[hunk.start : hunk.end] = hunk.after
-    return "".join(lines)
+            where = f"{path or 'text'} line {hunk.start + 1}"
+            raise PatchError(f"{where}: expected {_shown(hunk.before)}, found {_shown(found)}; make the diff anew")
+        parts += lines[at : hunk.start]
+        parts += hunk.after
+        at = hunk.end
+    return "".join([*parts, *lines[at:]])
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=2048)
 def _fitting(text: str, change: FileDiff, path: str) -> tuple[Hunk, ...]:
     """The changes of a diff to one file, once every line that it expects was found in the text."""
     lines = _lines(text)
@@ -287,26 +293,20 @@ def merge_texts(ancestor: str, ours: str, theirs: str, path: str = "") -> str:
     return apply_hunks(ancestor, _joined([hunks_between(ancestor, ours), hunks_between(ancestor, theirs)], path), path)
 
 
-def _joined(sides: Iterable[Sequence[Hunk]], path: str) -> list[Hunk]:
+def _joined(sides: Sequence[Sequence[Hunk]], path: str) -> list[Hunk]:
     """The changes of several sides to one text, in order; one that two sides make alike counts once."""
+    ordered = [(hunk.start, len(hunk.before), side, hunk) for side, hunks in enumerate(sides) for hunk in hunks]
+    ordered.sort(key=lambda found: found[:3])
     taken: list[Hunk] = []
-    for hunks in sides:
-        extra = []
-        for hunk in hunks:
-            first = max(0, bisect.bisect_left(taken, hunk.start, key=_start) - 1)
-            last = bisect.bisect_right(taken, hunk.end, key=_start)
-            rivals = [other for other in taken[first:last] if _meet(hunk, other)]
-            if not rivals:
-                extra.append(hunk)
-            elif rivals != [hunk]:
-                raise PatchError(f"{path or 'text'}: two changes meet at line {hunk.start + 1} of the common text")
-        for hunk in extra:
-            bisect.insort(taken, hunk, key=_start)
+    last = -1  # the side that the last change came from
+    for _, _, side, hunk in ordered:  # what has been taken does not overlap, so that only its last can meet the next
+        if taken and side != last and taken[-1].end >= hunk.start and _meet(taken[-1], hunk):
+            if taken[-1] == hunk:
+                continue
+            raise PatchError(f"{path or 'text'}: two changes meet at line {hunk.start + 1} of the common text")
+        taken.append(hunk)
+        last = side
     return taken
-
-
-def _start(hunk: Hunk) -> int:
-    return hunk.start
 
 
 def _meet(one: Hunk, other: Hunk) -> bool:
@@ -353,11 +353,16 @@ def _side_by_side(base: Tree, patches: Sequence[Patch]) -> Tree:
     whole: list[Patch] = []  # they create or delete files, so that they are merged as trees
     for patch in patches:
         changes = parse_diff(patch.diff)
-        if any(change.creates or change.deletes or path not in base for path, change in changes.items()):
-            whole.append(patch)
+        if len(changes) == 1:  # the usual patch
+            ((path, change),) = changes.items()
+            if path in base and not change.creates and not change.deletes:
+                sides.setdefault(path, []).append(_fitting(base[path], change, path))
+                continue
+        elif all(path in base and not change.creates and not change.deletes for path, change in changes.items()):
+            for path, change in changes.items():
+                sides.setdefault(path, []).append(_fitting(base[path], change, path))
             continue
-        for path, change in changes.items():
-            sides.setdefault(path, []).append(_fitting(base[path], change, path))
+        whole.append(patch)
     result = {**base, **{path: apply_hunks(base[path], _joined(s, path), path) for path, s in sides.items()}}
     for patch in whole:
         result = merge_trees(base, result, apply_diff(patch.diff, base))

@@ -87,7 +87,7 @@ class _Form:
 
 
 @dataclass(frozen=True, slots=True)
-class _Statement:
+class Statement:
     """A statement of a module: its lines (1-based), and a key that equal ones share wherever they stand.
 
     Programs of one search have nearly all of their statements in common, so what is read from one is remembered.
@@ -100,7 +100,8 @@ class _Statement:
 
 
 @lru_cache(maxsize=64)
-def _statements(text: str) -> Sequence[_Statement]:
+def statements(text: str) -> Sequence[Statement]:
+    """The statements of a module, in order; none where it does not parse."""
     module = _parsed(text)
     if module is None:
         return ()
@@ -110,7 +111,7 @@ def _statements(text: str) -> Sequence[_Statement]:
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
         last = node.end_lineno or node.lineno
         key = ("\n".join(lines[first - 1 : last]), node.col_offset, node.end_col_offset or 0)
-        found.append(_Statement(first, last, node, key))
+        found.append(Statement(first, last, node, key))
     return found
 
 
@@ -124,7 +125,7 @@ def _normal_form(module: ast.Module, text: str, ignore_seeds: bool) -> str:
     if len(_forms) > REMEMBERED:
         _forms.clear()
     forms = []
-    for statement in _statements(text)[1 if _has_docstring(module) else 0 :]:
+    for statement in statements(text)[1 if _has_docstring(module) else 0 :]:
         key = statement.key, ignore_seeds
         if (form := _forms.get(key)) is None:
             form = _forms[key] = _form(statement.node, ignore_seeds)
@@ -213,13 +214,10 @@ def changed_paths(before: Tree, after: Tree) -> list[str]:
 
 
 def _file_footprint(before: str, after: str, is_python: bool) -> Footprint:
-    if not is_python:
+    if not is_python or _parsed(before) is None or _parsed(after) is None:
         return Footprint.LOCAL
-    old, new = _parsed(before), _parsed(after)
-    if old is None or new is None:
-        return Footprint.LOCAL
-    had = _definitions(old)
-    added = {name: node for name, node in _definitions(new).items() if name not in had}
+    had = _definitions(before)
+    added = {name: node for name, node in _definitions(after).items() if name not in had}
     if any(JIT.search(ast.unparse(d)) for node in added.values() for d in node.decorator_list):
         return Footprint.KERNEL
     if added:
@@ -228,20 +226,32 @@ def _file_footprint(before: str, after: str, is_python: bool) -> Footprint:
 
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+_definitions_in: dict[tuple[str, int, int], Mapping[str, Definition]] = {}
 
 
-def _definitions(module: ast.Module) -> dict[str, Definition]:
+def _definitions(text: str) -> dict[str, Definition]:
+    found: dict[str, Definition] = {}
+    if len(_definitions_in) > REMEMBERED:
+        _definitions_in.clear()
+    for statement in statements(text):
+        if (own := _definitions_in.get(statement.key)) is None:
+            own = _definitions_in[statement.key] = _all_definitions(statement.node)
+        found.update(own)
+    return found
+
+
+def _all_definitions(statement: ast.stmt) -> Mapping[str, Definition]:
     found: dict[str, Definition] = {}
 
     def walk(node: ast.AST, prefix: str) -> None:
+        if isinstance(node, Definition):
+            found[prefix + node.name] = node
+            prefix = f"{prefix}{node.name}."
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, Definition):
-                found[prefix + child.name] = child
-                walk(child, f"{prefix}{child.name}.")
-            elif not isinstance(child, ast.expr):  # no expression holds a definition
+            if not isinstance(child, ast.expr):  # no expression holds a definition
                 walk(child, prefix)
 
-    walk(module, "")
+    walk(statement, "")
     return found
 
 
@@ -292,7 +302,7 @@ def _leaves(text: str, lines: Sequence[int]) -> Iterator[Leaf]:
     """Identifiers and values on the given lines, which are in order; only statements that hold one are visited."""
     if len(_leaves_of) > REMEMBERED:
         _leaves_of.clear()
-    for statement in _statements(text) if lines else ():
+    for statement in statements(text) if lines else ():
         at = bisect.bisect_left(lines, statement.first)
         if at == len(lines) or lines[at] > statement.last:
             continue
@@ -304,7 +314,7 @@ def _leaves(text: str, lines: Sequence[int]) -> Iterator[Leaf]:
                 yield leaf
 
 
-def _all_leaves(statement: _Statement) -> Iterator[tuple[int, Leaf]]:
+def _all_leaves(statement: Statement) -> Iterator[tuple[int, Leaf]]:
     """Leaves of a statement with their lines, counted from its first."""
     pending: list[tuple[ast.AST, tuple[str, ...]]] = [(statement.node, ())]
     while pending:

@@ -39,7 +39,8 @@ sd = 0.1
 df = 30
 typical_gain = 0.1
 """
-NAMES = [f"S{i}" for i in range(30)]
+SETTINGS = 50  # enough for 10,000 single steps and their combinations, and the program stays under 1 KB
+NAMES = [f"S{i}" for i in range(SETTINGS)]
 PROGRAM = "".join(f"{name} = {3 + i % 9}.5\n" for i, name in enumerate(NAMES))
 PROGRAM += f"\n\ndef solve():\n    return [{', '.join(NAMES)}]\n"
 VERIFY = "import math\n\n\ndef verify(answer):\n    return 100 + sum(math.sin(99 * value) for value in answer)\n"
@@ -107,8 +108,7 @@ def measure(evaluations: int, real: bool) -> None:
         for mark in marks:
             while crew.state.used < mark:
                 if crew.work(limit=20) != "asked to stop":
-                    print(f"ended early at {crew.state.used} evaluations")
-                    break
+                    sys.exit(f"ended early at {crew.state.used} evaluations: nothing left to propose")
             spent, now, size = cpu() - before, time.monotonic(), disk(run.events)
             patches = sum(len(patch.diff) for patch in crew.state.patches.values())
             step = crew.state.used - done

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from evo import syntax
 from evo.genome import Genome, Patch, PatchError, Tree, diff_trees, hunks_between, patch_between
 from evo.operators.scene import Draft, Scene
 
@@ -30,33 +31,44 @@ class Constant:
         return isinstance(self.value, int)
 
 
+REMEMBERED = 4096  # statements
+_numbers: dict[tuple[str, int, int], Sequence[Constant]] = {}
+
+
 @lru_cache(maxsize=64)
 def constants(text: str, path: str) -> Sequence[Constant]:
     """Every numeric literal of a Python file in source order; none where it does not parse.
 
     Found by `ast` and not by libcst, whose parse and visit of a 1 KB file take 20 times as long as all else here.
     """
-    try:
-        module = ast.parse(text)
-    except (SyntaxError, ValueError):
-        return ()
-    names = {
-        id(node): statement.targets[0].id
-        for statement in module.body
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
-        for node in ast.walk(statement.value)
-    }
-    quoted = {id(part) for node in ast.walk(module) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
-    lines = text.split("\n")
-    found = []
-    for node in ast.walk(module):
-        if not isinstance(node, ast.Constant) or type(node.value) not in (int, float) or id(node) in quoted:
-            continue  # inside an f-string Python 3.11 gives no true places
-        # columns are counted in UTF-8 bytes
-        line = lines[node.lineno - 1].encode()
-        start, end = len(line[: node.col_offset].decode()), len(line[: node.end_col_offset].decode())
-        found.append(Constant(path, node.lineno, start, end, node.value, names.get(id(node), "")))  # type: ignore[arg-type]
+    if len(_numbers) > REMEMBERED:
+        _numbers.clear()
+    found: list[Constant] = []
+    for statement in syntax.statements(text):
+        if (own := _numbers.get(statement.key)) is None:
+            own = _numbers[statement.key] = _in_statement(statement)
+        found += [replace(c, path=path, line=c.line + statement.first) for c in own]
     return tuple(sorted(found, key=lambda c: (c.line, c.start)))
+
+
+def _in_statement(statement: syntax.Statement) -> Sequence[Constant]:
+    """The numbers of one statement, with lines counted from its first."""
+    node = statement.node
+    setting = node.targets[0].id if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) else ""
+    valued = {id(part) for part in ast.walk(node.value)} if setting and isinstance(node, ast.Assign) else set()
+    quoted = {id(part) for one in ast.walk(node) if isinstance(one, ast.JoinedStr) for part in ast.walk(one)}
+    lines = statement.key[0].split("\n")
+    found = []
+    for part in ast.walk(node):
+        if not isinstance(part, ast.Constant) or type(part.value) not in (int, float) or id(part) in quoted:
+            continue  # inside an f-string Python 3.11 gives no true places
+        line = part.lineno - statement.first
+        # columns are counted in UTF-8 bytes
+        written = lines[line].encode()
+        start, end = len(written[: part.col_offset].decode()), len(written[: part.end_col_offset].decode())
+        name = setting if id(part) in valued else ""
+        found.append(Constant("", line, start, end, part.value, name))  # type: ignore[arg-type]
+    return found
 
 
 def with_constant(text: str, constant: Constant, value: float) -> str:
@@ -134,28 +146,29 @@ def _child(own: Genome, scene: Scene, program: Tree, wanted: Tree, constant: Con
             if f"+{before}" not in patch.diff.split("\n") or any(patch.name in other.needs for other in own.patches):
                 continue
             ground = Genome(own.base, tuple(other for other in own.patches if other.name in patch.needs))
-            single = _one_line(scene, ground, ground.with_patch(patch), constant.path, before, after, words)
-            if single is not None:
-                return _if_it_makes(own.without(patch.name).with_patch(single), wanted, scene)
-        single = _one_line(scene, Genome(own.base), Genome(own.base), constant.path, before, after, words)
-        if single is not None and (child := _if_it_makes(own.with_patch(single), wanted, scene)) is not None:
+            diff = _one_line(scene, ground, ground.with_patch(patch), constant.path, before, after)
+            if diff is not None:
+                rest = own.without(patch.name)
+                single = Patch(diff, tuple(other.name for other in ground.patches), **words)
+                return _if_it_makes(rest.with_patch(single) if diff else rest, wanted, scene)  # else it was undone
+        bare = Genome(own.base)
+        diff = _one_line(scene, bare, bare, constant.path, before, after)
+        child = _if_it_makes(own.with_patch(Patch(diff, (), **words)), wanted, scene) if diff else None
+        if child is not None:
             return child
         return own.with_patch(patch_between(own, scene.base, wanted, **words))
     except PatchError:
         return None
 
 
-def _one_line(
-    scene: Scene, ground: Genome, written: Genome, path: str, before: str, after: str, words: Mapping[str, str]
-) -> Patch | None:
-    """The patch on `ground` that makes `written` of it but for one line; None where that line is not there once."""
+def _one_line(scene: Scene, ground: Genome, written: Genome, path: str, before: str, after: str) -> str | None:
+    """The diff on `ground` that makes `written` of it but for one line; None where that line is not there once."""
     program = scene.build(written)
     lines = program.get(path, "").split("\n")
     if lines.count(before) != 1:
         return None
     lines[lines.index(before)] = after
-    diff = diff_trees(scene.build(ground), {**program, path: "\n".join(lines)})
-    return Patch(diff, tuple(patch.name for patch in ground.patches), **words) if diff else None
+    return diff_trees(scene.build(ground), {**program, path: "\n".join(lines)})
 
 
 def _if_it_makes(child: Genome, wanted: Tree, scene: Scene) -> Genome | None:
