@@ -5,6 +5,8 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import math
+import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 SHIPPED = Path(__file__).resolve().parent.parent / "benchmarks"
+REPORTED = "reported"  # the trust in scores that a program prints itself; they never mix with isolated ones
 CATEGORIES = ("optimizer", "attention", "kernel", "precision")
 
 
@@ -147,6 +150,10 @@ class Benchmark:
     def base_hash(self) -> str:
         return tree_hash(self.base)
 
+    @property
+    def trust(self) -> str:
+        return REPORTED if self.judge == REPORTED else "isolated"
+
     def is_editable(self, path: str) -> bool:
         return any(fnmatch.fnmatchcase(path, pattern) for pattern in self.editable)
 
@@ -197,7 +204,12 @@ def load(name_or_folder: str, profile: str | None = None) -> Benchmark:
             )
     default_profile = head.default_profile or next(iter(head.profiles))
     program = head.profiles.get(profile or default_profile, {}).get("program", head.program)
-    base = read_tree(root / program)
+    if program.startswith("$"):  # a user's checkout, of which only what may change is the program
+        checkout = Path(from_environment(program, f"{file.name} program")).expanduser()
+        files = {path for pattern in head.editable for path in checkout.glob(pattern) if path.is_file()}
+        base = {path.relative_to(checkout).as_posix(): path.read_text() for path in sorted(files)}
+    else:
+        base = read_tree(root / program)
     if not base:
         raise UserMistake(f"{file.name}: the program folder '{program}' holds no file; put the base program there")
     benchmark = Benchmark(
@@ -232,6 +244,17 @@ def _profile(name: str, table: Mapping[str, Any], file: str) -> Profile:
         budget=settings(Budget, table.get("budget", {}), f"{where}.budget"),
         unavailable=missing,
     )
+
+
+def from_environment(text: str, where: str, environment: Mapping[str, str] = os.environ) -> str:
+    """The text with every $NAME replaced; a variable that is not set is the user's mistake."""
+
+    def value(match: re.Match[str]) -> str:
+        if not environment.get(match[1]):
+            raise UserMistake(f"{where}: expected the variable {match[1]}, found none; set it, as in {match[1]}=/path")
+        return environment[match[1]]
+
+    return re.sub(r"\$(\w+)", value, text)
 
 
 def read_tree(folder: Path) -> dict[str, str]:

@@ -42,6 +42,8 @@ def table(state: search.State, benchmark: Benchmark, profile: Profile) -> str:
     found = summary(state, benchmark, profile)
     objective = benchmark.objective
     rows = [("benchmark", f"{benchmark.name}, profile {profile.name}")]
+    if state.trust != "isolated":
+        rows.append(("trust", f"{state.trust}: the program prints its own metric; no score here is proof"))
     if state.base_mean is not None:
         rows.append(("baseline", f"{state.base_mean:.5g} {objective.unit} (mean of {len(state.base_scores)} runs)"))
     champion = state.champion()

@@ -103,6 +103,7 @@ class State:
     def __init__(self, settings: RunSettings, benchmark: Benchmark) -> None:
         self.settings = settings
         self.objective: Objective = benchmark.objective
+        self.trust = benchmark.trust  # an outcome of any other is no part of this run
         self.base_tree: Tree = benchmark.base
         self.base = Genome(settings.base)
         self.patches: dict[str, Patch] = {}
@@ -147,7 +148,9 @@ class State:
             case Proposed() | Rejected():
                 self._take_proposal(event, place)
             case Evaluated():
-                self._take_outcome(event, place)
+                # What fails to run says nothing of how far its metric can be trusted.
+                if event.outcome.score is None or event.outcome.trust == self.trust:
+                    self._take_outcome(event, place)
             case Lost():
                 self.losses[event.task] = self.losses.get(event.task, 0) + 1
                 self.lost += 1
@@ -671,6 +674,7 @@ class State:
     def summary(self) -> Mapping[str, object]:
         champion = self.champion()
         return {
+            "trust": self.trust,
             "evaluated": self.used,
             "screened": self.screened,
             "rejected": self.rejected,
