@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
+from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 SHIPPED = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -44,7 +45,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         return tuple(value)
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not any(isinstance(a, type) and isinstance(value, a) for a in allowed) and isinstance(hint, type):
+    plain = isinstance(hint, type) or (isinstance(hint, UnionType) and len(allowed) == len(get_args(hint)))
+    if plain and not any(isinstance(a, type) and isinstance(value, a) for a in allowed):
         raise UserMistake(f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r}")
     return value
 
@@ -103,7 +105,7 @@ class Noise:
     def __post_init__(self) -> None:
         for name in ("sd", "df", "typical_gain", "pair_sd"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 raise UserMistake(
                     f"[noise] {name}: expected a number above 0, found {value}; for a deterministic score give the "
                     "smallest difference worth a word"
@@ -112,6 +114,28 @@ class Noise:
     @property
     def of_pair(self) -> float:
         return self.pair_sd if self.pair_sd is not None else math.sqrt(2) * self.sd
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What is refused unjudged, and what is put in quarantine although it passed; see evo/audit.py."""
+
+    program_kb: float = 256.0  # of the whole program's text; more is refused
+    carried_kb: float = 24.0  # that the compressed program may have beyond the compressed base; more is refused
+    flags: bool = True  # whether words that no honest program needs lead to quarantine
+    jump: float | None = None  # the largest gain over the base mean that is believed of one evaluation
+    bound: float | None = None  # the best score that is thought possible
+    gap: float | None = None  # how far the measure `gap` may exceed the base's
+    floor: dict = field(default_factory=dict)  # measure -> the least value that the work itself takes
+
+    def __post_init__(self) -> None:
+        for name in ("program_kb", "carried_kb", "jump", "gap"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserMistake(f"[audit] {name}: expected a number above 0, found {value}")
+        for name, value in self.floor.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise UserMistake(f"[audit] floor.{name}: expected a number, found {value!r}")
 
 
 @dataclass(frozen=True)
@@ -130,6 +154,7 @@ class Profile:
     noise: Noise
     budget: Budget
     unavailable: str | None = None
+    audit: Audit = field(default_factory=Audit)
 
 
 @dataclass(frozen=True)
@@ -232,7 +257,7 @@ def load(name_or_folder: str, profile: str | None = None) -> Benchmark:
 
 def _profile(name: str, table: Mapping[str, Any], file: str) -> Profile:
     where = f"{file} [profiles.{name}]"
-    rest = {k: v for k, v in table.items() if k not in ("limits", "noise", "budget", "unavailable", "program")}
+    rest = {k: v for k, v in table.items() if k not in ("limits", "noise", "budget", "audit", "unavailable", "program")}
     missing = table.get("unavailable")
     if missing is None and "noise" not in table:
         raise UserMistake(f"{where}: [profiles.{name}.noise] is missing; `python -m evo.check` measures and prints it")
@@ -243,6 +268,7 @@ def _profile(name: str, table: Mapping[str, Any], file: str) -> Profile:
         noise=settings(Noise, table.get("noise", {"sd": 1.0, "df": 1.0, "typical_gain": 1.0}), f"{where}.noise"),
         budget=settings(Budget, table.get("budget", {}), f"{where}.budget"),
         unavailable=missing,
+        audit=settings(Audit, table.get("audit", {}), f"{where}.audit"),
     )
 
 

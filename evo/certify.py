@@ -68,6 +68,16 @@ def differences_of(pairs: Sequence[PairResult], objective: Objective) -> list[fl
     ]
 
 
+def pairs_needed(gain: float, pair_sd: float, df: float) -> int | None:
+    """About how many pairs a true gain takes: the fewest that certify differences with just this mean and sd."""
+    for n in range(MIN_PAIRS, MAX_PAIRS + 1):
+        step = pair_sd * math.sqrt((n - 1) / (n - n % 2))  # so that the sample sd is pair_sd for odd n, too
+        signs = [step if k % 2 else -step for k in range(n - n % 2)] + [0.0] * (n % 2)
+        if stats.e_value([gain + sign for sign in signs], pair_sd, df) >= stats.CERTAIN:
+            return n
+    return None
+
+
 def decide(
     pairs: Sequence[PairResult],
     objective: Objective,

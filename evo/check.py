@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import math
 import os
 import re
 import socket
@@ -13,10 +14,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from evo import benchmark as benchmarks
-from evo import library, stats
+from evo import certify, library, stats
 from evo.benchmark import Benchmark, Profile, UserMistake
 from evo.chance import number
 from evo.genome import Tree, apply_diff
@@ -24,44 +26,126 @@ from evo.judges import Judge, open_judge
 from evo.outcome import Outcome, Status
 from evo.sandbox import Limits, NoIsolation, Sandbox, probe
 
+LEAST_DF = 20  # degrees of freedom that a noise table should rest on
+
 Say = Callable[[str], None]
 
 
 # --- a benchmark folder --------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class NoiseModel:
+    """How a base scatters, in units of gain: n seeds, each judged twice in a row, as the two sides of a pair are.
+
+    `seed` is what changes with the seed (weights, stream order, batches: the judge derives them from one number),
+    `host` what changes when nothing does. One-way analysis of variance: host^2 = mean square within seeds, seed^2 =
+    (mean square between seeds - host^2) / 2, not below 0. `order` is how much better the second of two runs scores.
+    """
+
+    seeds: int
+    seed: float
+    host: float
+    order: float
+    order_p: float  # two-sided, Student's t over the seeds
+
+    @classmethod
+    def of(cls, twice: Sequence[tuple[float, float]]) -> NoiseModel:
+        n = len(twice)
+        within = math.fsum((second - first) ** 2 for first, second in twice) / 2 / n
+        between = 2 * stats.squares([(first + second) / 2 for first, second in twice]) / (n - 1)
+        steps = [second - first for first, second in twice]
+        error = stats.sample_sd(steps) / math.sqrt(n)
+        order = stats.mean(steps)
+        p = 2 * stats.student_tail(abs(order) / error, n - 1) if error else float(order == 0)
+        return cls(n, math.sqrt(max(0.0, (between - within) / 2)), math.sqrt(within), order, p)
+
+    @property
+    def sd(self) -> float:
+        """Of one evaluation."""
+        return math.hypot(self.seed, self.host)
+
+    @property
+    def pair_sd(self) -> float:
+        """Of a difference of two runs with one seed."""
+        return math.sqrt(2) * self.host
+
+    @property
+    def df(self) -> int:
+        """The fewer of the two parts': n - 1 between seeds, n within them."""
+        return self.seeds - 1
+
+
+def measured_noise(benchmark: Benchmark, judge: Judge, runs: int, say: Say) -> tuple[NoiseModel, list[Outcome]] | None:
+    """Judges the base on so many seeds, twice each; None where it does not pass."""
+    twice: list[tuple[float, float]] = []
+    outcomes: list[Outcome] = []
+    middle: float | None = None
+    for k in range(runs):
+        gains = []
+        for _ in range(2):
+            outcome = _judged(judge, benchmark.base, k)
+            if outcome.score is None:
+                say(f"base       FAILED on seed {k}: {outcome.status.value}: {outcome.detail}")
+                return None
+            if complaint := benchmark.objective.complaint(outcome.score):
+                say(f"base       FAILED on seed {k}: {complaint}")
+                return None
+            middle = outcome.score if middle is None else middle
+            outcomes.append(outcome)
+            gains.append(benchmark.objective.gain_over(middle, outcome.score))
+        twice.append((gains[0], gains[1]))
+    return NoiseModel.of(twice), outcomes
+
+
+def tell_noise(benchmark: Benchmark, profile: Profile, model: NoiseModel, typical: float, say: Say) -> None:
+    """The parts of the spread, what stage sizes follow, and the table to paste."""
+    shipped = profile.noise
+    say(f"noise      in units of gain, {model.seeds} seeds twice each")
+    for name, value in (("seed", model.seed), ("host", model.host), ("one run", model.sd), ("a pair", model.pair_sd)):
+        say(f"  {name:<14}sd {value:.4g}")
+    place = f"second of a pair {benchmark.objective.describe(model.order)}, p = {model.order_p:.2g}"
+    say(f"  order         {place}{': NOT the same in both places' if model.order_p < 0.01 else ''}")
+    if model.seeds >= 5:
+        for name, here, there in (("sd", model.sd, shipped.sd), ("pair_sd", model.pair_sd, shipped.of_pair)):
+            if here > 1.5 * there:
+                both = f"{here:.4g} here, {there:.4g} in benchmark.toml"
+                say(f"  WIDER than shipped: {name} {both}; put the new one there")
+    if model.df < LEAST_DF:
+        say(f"  {model.df} degrees of freedom are few, {LEAST_DF} are wanted: --runs {LEAST_DF + 1}")
+    wide = max(model.pair_sd, shipped.of_pair)
+    pairs = certify.pairs_needed(typical, wide, max(model.df, shipped.df))
+    told = f"about {pairs} pairs" if pairs else f"more than the {certify.MAX_PAIRS} pairs there are"
+    say(f"  a typical gain of {typical:.3g} is {typical / wide:.2g} sd of a pair and takes {told} to certify")
+    if pairs:
+        say(f"  so reserve at least {2 * pairs + 6}: four finalists halved and one certification")
+    # noise of 0 is no noise for a test: the smallest difference worth a word stands in for it
+    least = max(1e-6, 1e-3 * typical)
+    numbers = f"sd = {max(model.sd, least):.4g}  pair_sd = {max(model.pair_sd, least):.4g}  df = {model.df}"
+    say(f"  [profiles.{profile.name}.noise] measured now:  {numbers}  typical_gain = {typical:.4g}")
+
+
 def check_benchmark(
-    benchmark: Benchmark, profile: Profile, judge: Judge, *, runs: int, patches: bool, say: Say
+    benchmark: Benchmark, profile: Profile, judge: Judge, *, runs: int, patches: bool, variants: bool, say: Say
 ) -> bool:
     """Base, spread, exploits and honest twins; True if everything is as it must be."""
-    base = [_judged(judge, benchmark.base, k) for k in range(runs)]
-    for k, outcome in enumerate(base):
-        if outcome.score is None:
-            say(f"base       FAILED on seed {k}: {outcome.status.value}: {outcome.detail}")
-            return False
+    found = measured_noise(benchmark, judge, runs, say)
+    if found is None:
+        return False
+    model, base = found
     scores = [outcome.score for outcome in base if outcome.score is not None]
     middle = stats.mean(scores)
-    gains = [benchmark.objective.gain_over(middle, score) for score in scores]
-    repeats = [_judged(judge, benchmark.base, 0) for _ in range(runs)]
-    same = [benchmark.objective.gain_over(middle, o.score) for o in repeats if o.score is not None]
-    sd = stats.sample_sd(gains) if len(gains) > 1 else 0.0
-    sd_same = stats.sample_sd(same) if len(same) > 1 else 0.0
-    say(f"base       {middle:.5g} {benchmark.objective.unit} over {runs} seeds; sd of gains {sd:.4f}")
-    say(f"           one seed {runs} times: sd of gains {sd_same:.4f}")
+    say(f"base       {middle:.5g} {benchmark.objective.unit} over {runs} seeds, twice each")
     for name in sorted({key for outcome in base for key in outcome.measures}):
         values = [outcome.measures[name] for outcome in base if name in outcome.measures]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         say(f"  {name:<14}{stats.mean(values):.5g}  sd {spread:.2g}")
-    shipped = profile.noise.sd
-    if sd > 1.5 * shipped and len(gains) >= 5:
-        say(f"noise      WIDER than shipped: sd {sd:.4f} here, {shipped:.4f} in benchmark.toml; put the new one there")
     typical = _typical_gain(benchmark, judge, middle, say) if patches else profile.noise.typical_gain
-    say(
-        f"  [profiles.{profile.name}.noise] measured now:  sd = {sd:.4g}  df = {runs - 1}  typical_gain = {typical:.4g}"
-    )
+    tell_noise(benchmark, profile, model, typical or profile.noise.typical_gain, say)
     sound = True
-    bar = max(gains) + 3 * max(sd, shipped)
-    for folder, must_pass in (("exploits", False), ("honest", True)):
+    gains = [benchmark.objective.gain_over(middle, score) for score in scores]
+    bar = max(gains) + 3 * max(model.sd, profile.noise.sd)
+    for folder, must_pass in (("exploits", False), ("honest", True)) if variants else ():
         for name, tree, allowed in _variants(benchmark, folder):
             sound &= _variant(benchmark, judge, name, tree, allowed, middle, bar, must_pass, say)
     return sound
@@ -234,7 +318,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", nargs="?", help="a shipped benchmark or a folder with benchmark.toml")
     parser.add_argument("--profile")
-    parser.add_argument("--runs", type=int, default=5, help="base runs: so many seeds, and one seed so many times")
+    parser.add_argument("--runs", type=int, default=5, help="seeds on which the base is judged, twice each")
+    parser.add_argument("--noise", action="store_true", help="measure the base's noise and nothing else")
     parser.add_argument(
         "--patches", action="store_true", help="also screen the library's techniques for the typical gain"
     )
@@ -261,10 +346,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             benchmark = benchmarks.load(options.folder, options.profile)
             profile = benchmark.profile(options.profile)
             with open_judge(benchmark, profile) as judge:
+                runs, variants = max(2, options.runs), not options.noise
                 sound &= check_benchmark(
-                    benchmark, profile, judge, runs=max(2, options.runs), patches=options.patches, say=say
+                    benchmark, profile, judge, runs=runs, patches=options.patches, variants=variants, say=say
                 )
-            if benchmark.judge == "training":
+            if benchmark.judge == "training" and not options.noise:
                 sound &= _held_out_is_hidden(benchmark, profile, say)
     except (UserMistake, NoIsolation) as mistake:
         print(f"evo.check: {mistake}", file=sys.stderr)

@@ -343,6 +343,8 @@ class State:
         if not self.objection(name) and outcome.score is not None:
             gain = self.archive.posterior(name) * self.settings.typical_gain
             told = self.objective.describe(gain)
+        elif outcome.score is not None:
+            told = "set aside"  # which bound it crossed is nothing to aim at
         ideas = tuple((patch.hypothesis or patch.name)[:200] for patch in patches)
         cell, names = self.archive[name].cell, frozenset(patch.name for patch in patches)
         return Card(name, cell, ideas, names, gain, told, name in self.certified())
@@ -373,6 +375,12 @@ class State:
         if self.objective.gain == "log-ratio":
             return math.exp(stats.mean([math.log(score) for score in scores]))
         return stats.mean(scores)
+
+    def base_measures(self) -> dict[str, float]:
+        """Means over the first base runs of whatever the judge measured in each of them."""
+        tasks = (Task(self.base.name, "base", k) for k in range(self.settings.base_runs))
+        found = [outcome.measures for task in tasks if (outcome := self.outcome(task)) is not None]
+        return {key: stats.mean([each[key] for each in found]) for key in found[0] if all(key in m for m in found)}
 
     def gain_of(self, thread: int, number: int) -> float | None:
         """The screened gain of a thread's proposal of this number; None if it was rejected, failed or is not judged."""

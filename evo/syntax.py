@@ -65,12 +65,12 @@ def identity(tree: Tree, *, ignore_seeds: bool = False) -> str:
 def _file_identity(text: str, is_python: bool, ignore_seeds: bool) -> str:
     if ignore_seeds and "seed" not in text.lower():
         return _file_identity(text, is_python, False)
-    module = _parsed(text) if is_python else None
+    module = parsed(text) if is_python else None
     return text if module is None else _normal_form(module, text, ignore_seeds)
 
 
 @lru_cache(maxsize=64)
-def _parsed(text: str) -> ast.Module | None:
+def parsed(text: str) -> ast.Module | None:
     """The syntax tree, to be read only; None for a text that does not parse."""
     try:
         return ast.parse(text)
@@ -102,7 +102,7 @@ class Statement:
 @lru_cache(maxsize=64)
 def statements(text: str) -> Sequence[Statement]:
     """The statements of a module, in order; none where it does not parse."""
-    module = _parsed(text)
+    module = parsed(text)
     if module is None:
         return ()
     lines = text.split("\n")
@@ -214,7 +214,7 @@ def changed_paths(before: Tree, after: Tree) -> list[str]:
 
 
 def _file_footprint(before: str, after: str, is_python: bool) -> Footprint:
-    if not is_python or _parsed(before) is None or _parsed(after) is None:
+    if not is_python or parsed(before) is None or parsed(after) is None:
         return Footprint.LOCAL
     had = _definitions(before)
     added = {name: node for name, node in _definitions(after).items() if name not in had}

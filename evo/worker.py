@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+from evo import audit, certify, library, operators, search, select
 from evo import benchmark as benchmarks
-from evo import certify, library, operators, search, select
-from evo.benchmark import Benchmark, UserMistake
+from evo.benchmark import Audit, Benchmark, UserMistake
 from evo.chance import Chance, number
 from evo.claims import Claims, Holder, start_time
 from evo.events import (
@@ -32,6 +32,7 @@ from evo.events import (
     Lost,
     Noted,
     Proposed,
+    Quarantined,
     Refuted,
     Rejected,
     Started,
@@ -169,7 +170,8 @@ class Worker:
         match step:
             case search.Judge(task):
                 with self.turn(alone=False):
-                    return [self.judged(task, self.state.genome(task.genome))]
+                    fact = self.judged(task, self.state.genome(task.genome))
+                return [fact, *self.audited(fact)]
             case search.Pair():
                 return self.pair(step)
             case search.OpenRound(round, reason, covers):
@@ -195,6 +197,23 @@ class Worker:
         if outcome.status is Status.LOST:
             return Lost(task, outcome.detail)
         return Evaluated(task, outcome, round(seconds, 3), self.fingerprint)
+
+    def audited(self, fact: Event) -> list[Event]:
+        """A quarantine where what passed looks too good, once a genome: a person's release is final."""
+        state = self.state
+        if not isinstance(fact, Evaluated) or fact.outcome.score is None or state.base_mean is None:
+            return []
+        name = fact.task.genome
+        if name == state.base.name or name in state.quarantined:
+            return []
+        base, means = self.benchmark.base, state.base_measures()
+        program = base if state.settings.control == "aa" else state.program(state.genome(name))
+        reason = audit.suspicion(program, base, fact.outcome, state.objective, state.base_mean, means, self.bounds)
+        return [Quarantined(name, f"{fact.task.stage}: {reason}")] if reason else []
+
+    @property
+    def bounds(self) -> Audit:
+        return self.benchmark.profiles[self.state.settings.profile].audit
 
     def seed(self, task: Task) -> int:
         """Both sides of a pair share a seed, finalists of a round too; every screen has its own."""
@@ -237,7 +256,7 @@ class Worker:
                 task = Task(side, stage, k)
                 if task not in self.state.outcomes:
                     fact = self.judged(task, self.state.genome(side))
-                    self.journal.append(fact)
+                    self.journal.append(fact, *self.audited(fact))
                     if isinstance(fact, Lost):
                         break
         self.state.extend(self.journals.new_entries())
@@ -258,6 +277,7 @@ class Worker:
             known=state.patches,
             library=self.library if control is None or control.library else [],
             base=self.benchmark.base,
+            bounds=self.bounds,
             cards=state.cards() if self.models is not None else (),
             editable=self.benchmark.is_editable,
             chance=Chance(settings.seed, thread, slot),

@@ -11,8 +11,8 @@ EVO = Path(__file__).resolve().parent.parent / "evo"
 LEVELS = [
     {"outcome", "chance", "genome", "benchmark", "syntax", "events", "rundir", "stats", "hostlock", "forkserver",
      "problem"},
-    {"archive", "journal", "claims", "sandbox", "novelty", "library", "select", "certify", "llm", "edits", "cards",
-     "recording"},
+    {"archive", "audit", "journal", "claims", "sandbox", "novelty", "library", "select", "certify", "llm", "edits",
+     "cards", "recording"},
     {"operators", "judges", "prompts"},
     {"search"},
     {"worker", "slurm"},

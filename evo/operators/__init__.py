@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from deap import base as deap_base
 
-from evo import select, syntax
+from evo import audit, select, syntax
 from evo.archive import Archive
 from evo.benchmark import Benchmark
 from evo.chance import Chance
@@ -200,6 +200,8 @@ def settle(scene: Scene, benchmark: Benchmark, operator: str, draft: Draft) -> P
         return Rejected(*slot, operator, draft.parents, str(error), patches)
     except (SyntaxError, ValueError) as error:
         return Rejected(*slot, operator, draft.parents, f"does not parse: {error}", patches)
+    if refused := audit.screen(program, benchmark.base, scene.bounds):
+        return Rejected(*slot, operator, draft.parents, refused, patches)
     identity, seedless = syntax.identity(program), syntax.identity(program, ignore_seeds=True)
     if scene.novel and (objection := scene.tried.objection(patches, identity, seedless)):
         return Rejected(*slot, operator, draft.parents, objection, patches)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from evo.archive import Archive
+from evo.benchmark import Audit
 from evo.cards import Card
 from evo.chance import Chance
 from evo.genome import Genome, Patch, Tree
@@ -26,6 +27,7 @@ class Scene:
     editable: Callable[[str], bool]
     chance: Chance
     gain_of: Callable[[int], float | None]  # the screened gain of this thread's proposal of a number, if it has one
+    bounds: Audit = field(default_factory=Audit)  # of what is refused before it is judged
     cards: Sequence[Card] = ()
     novelty: float = 1.0
     novel: bool = True  # False only in the control that measures what the novelty check is worth

@@ -1,0 +1,124 @@
+"""Looks for cheats that a judge cannot see: what no honest program carries, and results that are too good to be true.
+
+Two severities. The static screen runs before anything is paid for and refuses only what nobody would argue about. What
+can be argued about is judged and then put in quarantine: never an elite, and visible until a person releases or
+condemns it. Neither is a wall; the sandbox and the judge are.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+
+from evo import syntax
+from evo.benchmark import Audit, Objective
+from evo.genome import Tree
+from evo.outcome import Outcome
+
+# What a program that trains or computes has no business with. A word of the base itself is no flag. `ctypes` is none:
+# a technique of the library turns the allocator's settings with it.
+MODULES = frozenset({"multiprocessing", "ptrace", "socket", "subprocess"})
+NAMES = frozenset({"get_objects", "_getframe", "settrace", "fork", "setsid"})
+TEXTS = ("/proc/", "LD_PRELOAD", "sitecustomize", ".pth\0")  # a text is compared with a zero at its end
+PACKED_LITERAL = 2048  # characters; shorter literals are settings, names and messages
+PACKED_BITS = 5.3  # entropy a character: base64 of random bytes has 6.0, English 4.1 to 4.4, Python source 4.5 to 4.9
+
+
+def screen(program: Tree, base: Tree, bounds: Audit) -> str:
+    """Why a program is refused unjudged, or an empty text: it is far too large, or carries data in its text.
+
+    What it carries is the growth of its compressed size over the base's: spreading data over many literals, numbers or
+    names does not make it smaller.
+    """
+    size = sum(len(text.encode()) for text in program.values()) / 1024
+    if size > bounds.program_kb:
+        return f"the program has {size:.0f} KB, at most {bounds.program_kb:g} are allowed"
+    growth = (_packed(program) - _packed(base)) / 1024
+    if growth > bounds.carried_kb:
+        return (
+            f"the program carries {growth:.1f} KB more than the base after compression, at most {bounds.carried_kb:g} "
+            "are allowed: it must learn from the data it is given"
+        )
+    return ""
+
+
+def suspicion(
+    program: Tree,
+    base: Tree,
+    outcome: Outcome,
+    objective: Objective,
+    base_mean: float,
+    base_measures: Mapping[str, float],
+    bounds: Audit,
+) -> str:
+    """Why a program that passed belongs in quarantine, or an empty text."""
+    assert outcome.score is not None
+    found = sorted(flags(program) - flags(base))
+    if bounds.flags and found:
+        return f"uses {', '.join(found)}"
+    gain = objective.gain_over(base_mean, outcome.score)
+    if bounds.jump is not None and gain > bounds.jump:
+        believed = objective.describe(bounds.jump)
+        return f"a gain of {objective.describe(gain)} is above the {believed} that is believed unseen"
+    if bounds.bound is not None and objective.gain_over(bounds.bound, outcome.score) > 0:
+        return f"score {outcome.score:.6g} is beyond {bounds.bound:.6g}, the best that is thought possible"
+    for name, least in sorted(bounds.floor.items()):
+        if outcome.measures.get(name, math.inf) < least:
+            return f"{name} = {outcome.measures[name]:.4g} is under the {least:g} that the work itself takes"
+    if bounds.gap is not None and "gap" in outcome.measures and "gap" in base_measures:
+        wider = outcome.measures["gap"] - base_measures["gap"]
+        if wider > bounds.gap:
+            return (
+                f"its loss on the private slice is {wider:.3g} further above its score than the base's, at most "
+                f"{bounds.gap:g} is believed: it may know the scored text"
+            )
+    return ""
+
+
+def flags(program: Tree) -> frozenset[str]:
+    """Modules, names and texts of the short lists above that a program's code mentions, and packed literals."""
+    return frozenset().union(*(_flags_of(text) for path, text in program.items() if path.endswith(".py")))
+
+
+@lru_cache(maxsize=256)
+def _flags_of(text: str) -> frozenset[str]:
+    module = syntax.parsed(text)
+    return frozenset(_found(module)) if module is not None else frozenset()
+
+
+def _found(module: ast.Module) -> Iterator[str]:
+    for node in ast.walk(module):
+        match node:
+            case ast.Import(names=names):
+                yield from MODULES & {alias.name.partition(".")[0] for alias in names}
+            case ast.ImportFrom(module=str(name), names=names):
+                yield from MODULES & {name.partition(".")[0]}
+                yield from NAMES & {alias.name for alias in names}
+            case ast.Attribute(attr=name) | ast.Name(id=name):
+                yield from {name} & NAMES
+            case ast.Constant(value=str(value)):
+                yield from (f"'{word.rstrip(chr(0))}'" for word in TEXTS if word in value + "\0")
+                if len(value) >= PACKED_LITERAL and _bits(value) > PACKED_BITS:
+                    yield f"a packed text of {len(value)} characters"
+            case ast.Constant(value=bytes(data)):
+                if len(data) >= PACKED_LITERAL and _bits(data.decode("latin-1")) > PACKED_BITS:
+                    yield f"packed bytes, {len(data)} of them"
+
+
+def _bits(text: str) -> float:
+    """Shannon entropy in bits a character, of single characters."""
+    total = len(text)
+    return -math.fsum(n / total * math.log2(n / total) for n in Counter(text).values())
+
+
+def _packed(program: Tree) -> int:
+    return _compressed("\0".join(program[path] for path in sorted(program)))
+
+
+@lru_cache(maxsize=64)
+def _compressed(text: str) -> int:
+    return len(zlib.compress(text.encode("utf-8", "surrogatepass"), 6))
