@@ -169,6 +169,10 @@ def score(channel: Channel, about: dict[str, Any]) -> None:
         channel.send(b"L", memoryview(answer).cast("B"))
 
 
+class _Handle(ctypes.Structure):
+    _fields_ = (("bytes", ctypes.c_ubyte * 64),)
+
+
 class _Memory:
     """What torch wraps as a tensor without owning it."""
 
@@ -180,8 +184,7 @@ class _Memory:
 def _opened(handle: str, length: int) -> torch.Tensor:
     """The judge's buffer on the device, float32 [length]."""
     torch.zeros(1, device="cuda")  # makes the context that the driver call works in
-    raw = (ctypes.c_char * 64).from_buffer_copy(bytes.fromhex(handle))
-    holder = type("Handle", (ctypes.Structure,), {"_fields_": [("reserved", ctypes.c_char * 64)]})(raw)
+    holder = _Handle.from_buffer_copy(bytes.fromhex(handle))
     address = ctypes.c_uint64()
     open_handle = ctypes.CDLL("libcuda.so.1").cuIpcOpenMemHandle_v2
     if (result := open_handle(ctypes.byref(address), holder, ctypes.c_uint(1))) != 0:

@@ -12,7 +12,10 @@ try:
 except ImportError:  # a machine without a GPU
     triton = None
 
+WARPS = 16  # for 8,192 columns
+
 if triton is not None:
+    LOG2_E = tl.constexpr(1.4426950408889634)
 
     @triton.jit
     def _softcapped_rows(logits, targets, losses, columns, cap, scale, WIDE: tl.constexpr):
@@ -21,12 +24,10 @@ if triton is not None:
         place = tl.arange(0, WIDE)
         there = place < columns
         z = tl.load(logits + row * columns + place, mask=there, other=0.0).to(tl.float32)
-        half = tl.exp(-2.0 * tl.abs(z) / cap)
-        bent = (1.0 - half) / (1.0 + half)
-        bent = tl.where(z < 0, -bent, bent)  # tanh(z / cap)
+        bent = 1.0 - 2.0 / (1.0 + tl.exp2(z * (2.0 * LOG2_E / cap)))  # tanh(z / cap)
         target = tl.load(targets + row)
         # Capped logits lie within the cap, so that their exponentials need no maximum to be taken off first.
-        weight = tl.where(there, tl.exp(cap * bent), 0.0)
+        weight = tl.where(there, tl.exp2(bent * (cap * LOG2_E)), 0.0)
         total = tl.sum(weight, 0)
         hit = place == target
         tl.store(losses + row, tl.log(total) - cap * tl.sum(tl.where(hit, bent, 0.0), 0))
@@ -40,7 +41,7 @@ def fused(logits: Tensor, targets: Tensor, cap: float, scale: float) -> Tensor:
     assert logits.is_contiguous() and targets.is_contiguous() and cap < 80
     losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
     wide = triton.next_power_of_2(columns)
-    warps = max(1, min(16, wide // 512))
+    warps = max(1, min(WARPS, wide // 512))
     _softcapped_rows[(rows,)](logits, targets, losses, columns, cap, scale, WIDE=wide, num_warps=warps)
     return losses
 

@@ -43,16 +43,16 @@ def norm(x: Tensor) -> Tensor:
 
 
 def rotary_tables(window: int, head_width: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each [window, 1, head_width / 2]."""
+    """Cosines, and sines with the sign of each half, each [window, 1, 2, head_width / 2]."""
     frequency = ROTARY_BASE ** (-torch.arange(0, head_width, 2) / head_width)
-    angle = torch.arange(window)[:, None, None] * frequency
-    return angle.cos(), angle.sin()
+    angle = torch.arange(window)[:, None, None, None] * frequency
+    return angle.cos().expand(-1, -1, 2, -1), torch.cat([angle.sin(), -angle.sin()], dim=-2)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turns the two halves of each head by its position's angles; x is [batch, time, heads, head_width]."""
-    left, right = x.chunk(2, dim=-1)
-    return torch.cat([left * cos + right * sin, right * cos - left * sin], dim=-1)
+    halves = x.unflatten(-1, (2, -1))
+    return (halves * cos + halves.flip(-2) * sin).flatten(-2)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
@@ -111,12 +111,13 @@ class GPT(nn.Module):
 
     def attention(self, x: Tensor, layer: int, qkv: Tensor, out: Tensor, value: Tensor | None, gate: Tensor | None):
         batch, time, width = x.shape
-        q, k, v = F.linear(x, qkv).view(batch, time, 3, self.heads, -1).unbind(2)
+        both, v = F.linear(x, qkv).view(batch, time, 3 * self.heads, -1).split((2 * self.heads, self.heads), dim=2)
         if value is not None:
             opening = 2 * torch.sigmoid(F.linear(x[..., :GATE_CHANNELS], gate))
             v = v + opening[..., None] * value.view(v.shape)
         cos, sin = self.cos[:time], self.sin[:time]
-        q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))
+        # A rotation keeps the norm, so that it may as well come second; query and key take one pass together.
+        q, k = rotate(norm(both), cos, sin).chunk(2, dim=2)
         mixed = attend(q, k, v, self.windows[layer])
         return F.linear(mixed.reshape(batch, time, width), out)
 
