@@ -81,6 +81,7 @@ class Worker:
     open_judge: Callable[[], AbstractContextManager[Judge]]
     role: str = "both"
     deadline: float = float("inf")  # on `clock`
+    span: float = float("inf")  # seconds from this worker's start to its deadline
     clock: Callable[[], float] = time.monotonic
     exclusive: bool = True
     models: Models | None = None
@@ -156,12 +157,16 @@ class Worker:
         return max(AHEAD, self.state.settings.threads, min(search.AT_ONCE, 2 * judging))
 
     def out_of_time(self) -> bool:
-        """True once what is left is needed for validation: six finalists and four pairs at the run's own pace."""
+        """True once what is left is needed for validation: six finalists and four pairs at the run's own pace.
+
+        Never more than half of all the time: on a machine too slow for that, a search that did not search is worse
+        than a certification with fewer pairs.
+        """
         if self.deadline == float("inf"):
             return False
         pace = self.state.seconds / self.state.used if self.state.used else 0.0
-        reserve = min(self.state.settings.reserve, 14)
-        return self.clock() + pace * reserve > self.deadline
+        reserve = pace * min(self.state.settings.reserve, 14)
+        return self.clock() + min(reserve, self.span / 2) > self.deadline
 
     # steps
 
@@ -460,6 +465,7 @@ def join(run: RunDir, *, role: str, minutes: float | None, allow_unisolated: boo
         tickets=Tickets(run.tickets, settings.calls),
         role=role,
         deadline=time.monotonic() + 60 * minutes if minutes else float("inf"),
+        span=60 * minutes if minutes else float("inf"),
     )
 
 

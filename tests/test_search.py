@@ -240,6 +240,22 @@ def test_time_that_ran_out_ends_one_call_only(toy, run_of):
     assert reason == "budget spent" and later.screened > first.state.screened
 
 
+def test_a_slow_machine_searches_in_half_of_its_time_rather_than_not_at_all(toy, run_of):
+    now = [0.0]
+
+    class Slow(TableJudge):
+        def judge(self, program, *, stage, seed):
+            now[0] += 40.0  # fourteen of these are longer than the whole call
+            return super().judge(program, stage=stage, seed=seed)
+
+    slow = new_worker(run_of(toy), toy, Slow(), deadline=450.0, span=450.0)
+    slow.clock = lambda: now[0]
+    assert slow.work() == "out of time"
+    slow.close()
+    assert slow.state.screened >= 2 and slow.state.verdicts
+    assert now[0] < 450 + 120
+
+
 def test_long_runs_validate_on_the_way(toy, run_of):
     state, reason = finished(run_of(toy, evaluations=320, reserve=60), toy)
     opened = [event for _, event in state.rounds.values()]
