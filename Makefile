@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORPUS := .data/django-5.2.19-py3-none-any.whl
 
-.PHONY: run test test-gpu env check clean
+.PHONY: run test test-gpu test-models env check clean
 
 run: env
 	$(BIN)/python -m evo.run --benchmark speedrun
@@ -14,6 +14,14 @@ test: env
 # The tests that need a CUDA device.
 test-gpu: env
 	$(BIN)/python -m pytest -m gpu -rs
+
+# A real server with a small local model; its first build takes about ten minutes and stays in .data.
+test-models: env .data/llama/.ready
+	EVO_LLAMA=$(CURDIR)/.data/llama $(BIN)/python -m pytest -m models tests/test_models.py
+
+.data/llama/.ready: scripts/install_llama
+	@mkdir -p -m 700 .data
+	scripts/install_llama .data/llama
 
 check: env
 	scripts/check
