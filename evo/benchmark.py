@@ -139,6 +139,21 @@ class Audit:
 
 
 @dataclass(frozen=True)
+class Record:
+    """The record rule of a race; see evo/record.py."""
+
+    target: float  # the mean loss must be at or under it
+    constant: str  # the module-level setting that sets the length of the schedule
+    n: int = 10  # fresh seeds, fixed before the first
+    loss: str = "loss"  # names of the judge's measures
+    time: str = "seconds"
+
+    def __post_init__(self) -> None:
+        if self.n < 3:
+            raise UserMistake(f"[record] n: expected 3 seeds or more, found {self.n}; a t-test needs a spread")
+
+
+@dataclass(frozen=True)
 class Budget:
     evaluations: int = 100
     minutes: float | None = None
@@ -155,6 +170,7 @@ class Profile:
     budget: Budget
     unavailable: str | None = None
     audit: Audit = field(default_factory=Audit)
+    record: Record | None = None
 
 
 @dataclass(frozen=True)
@@ -257,7 +273,11 @@ def load(name_or_folder: str, profile: str | None = None) -> Benchmark:
 
 def _profile(name: str, table: Mapping[str, Any], file: str) -> Profile:
     where = f"{file} [profiles.{name}]"
-    rest = {k: v for k, v in table.items() if k not in ("limits", "noise", "budget", "audit", "unavailable", "program")}
+    rest = {
+        k: v
+        for k, v in table.items()
+        if k not in ("limits", "noise", "budget", "audit", "record", "unavailable", "program")
+    }
     missing = table.get("unavailable")
     if missing is None and "noise" not in table:
         raise UserMistake(f"{where}: [profiles.{name}.noise] is missing; `python -m evo.check` measures and prints it")
@@ -269,6 +289,7 @@ def _profile(name: str, table: Mapping[str, Any], file: str) -> Profile:
         budget=settings(Budget, table.get("budget", {}), f"{where}.budget"),
         unavailable=missing,
         audit=settings(Audit, table.get("audit", {}), f"{where}.audit"),
+        record=settings(Record, table["record"], f"{where}.record") if "record" in table else None,
     )
 
 

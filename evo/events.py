@@ -139,6 +139,30 @@ class Refuted(Verdict):
 
 
 @dataclass(frozen=True, slots=True)
+class Recorded:
+    """What the record rule of a race found: raw loss and seconds over a fixed number of fresh seeds."""
+
+    kind: ClassVar[str] = "recorded"
+    genome: str
+    source: str  # the certified genome whose schedule was shortened
+    round: int
+    holds: bool
+    reason: str  # why it does not hold
+    n: int
+    target: float
+    loss: float
+    loss_sd: float
+    p: float  # one-sided, Student's t, that the mean loss is above the target
+    seconds: float
+    seconds_sd: float
+    base_seconds: float
+    value: float  # of the declared constant; 0 where the genome has none
+    sweeps: int
+    judge: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
 class Quarantined:
     kind: ClassVar[str] = "quarantined"
     genome: str
@@ -191,6 +215,7 @@ Event = (
     | Lost
     | Certified
     | Refuted
+    | Recorded
     | Quarantined
     | Marked
     | Noted

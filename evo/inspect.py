@@ -13,7 +13,7 @@ from typing import Any
 from evo import benchmark as benchmarks
 from evo import certify, events, genome, journal, search, stats
 from evo.benchmark import Benchmark, Profile, UserMistake
-from evo.events import Certified, Evaluated, Refuted
+from evo.events import Certified, Evaluated, Recorded, Refuted
 from evo.rundir import RunDir
 
 
@@ -65,6 +65,7 @@ def table(state: search.State, benchmark: Benchmark, profile: Profile) -> str:
         rows += [(name, text) for name, text in beside(state, champion)]
         for patch in state.genome(champion.genome).patches:
             rows.append(("patch", f"{patch.name}  {patch.hypothesis}"))
+    rows += [("record", record_line(found)) for _, found in sorted(state.records.items())]
     rows += [("drift", text) for text in drifts(state)]
     rows += [("quarantine", f"{row['genome']} {row['reason']}") for row in quarantine(state) if row["held"]]
     rows.append(("evaluations", f"{found['evaluated']} judged, {found['rejected']} rejected, {found['lost']} lost"))
@@ -72,6 +73,14 @@ def table(state: search.State, benchmark: Benchmark, profile: Profile) -> str:
     rows.append(("time", f"{found['seconds']:.0f} s, {found['usd']:.2f} USD"))
     width = max(len(key) for key, _ in rows)
     return "\n".join(f"{key:<{width}}  {value}" for key, value in rows)
+
+
+def record_line(found: Recorded) -> str:
+    """The record rule's answer, on raw seconds."""
+    held = "holds" if found.holds else f"does not hold, {found.reason}"
+    loss = f"loss {found.loss:.4f} (sd {found.loss_sd:.4f}) against {found.target:g}, p = {found.p:.2g}"
+    times = f"raw seconds {found.base_seconds:.4g} -> {found.seconds:.4g} (sd {found.seconds_sd:.2g})"
+    return f"{found.genome}: {held}: {loss}; {times}; n = {found.n}, {found.sweeps} sweeps"
 
 
 def drifts(state: search.State) -> list[str]:

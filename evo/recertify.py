@@ -109,8 +109,8 @@ def weigh(crew: worker.Worker, own: Genome, patch: Patch, say: Say) -> Share:
     return share
 
 
-def register(crew: worker.Worker, smaller: Genome, parent: str) -> None:
-    """Makes a genome with fewer patches a fact of the run; it is certified, never screened."""
+def register(crew: worker.Worker, smaller: Genome, parent: str, operator: str = "simplify") -> None:
+    """Makes a genome that no search proposed a fact of the run; it is certified or timed, never screened."""
     state = crew.state
     if smaller.name in state.proposals:
         return
@@ -120,11 +120,11 @@ def register(crew: worker.Worker, smaller: Genome, parent: str) -> None:
         Proposed(
             -1,
             number,
-            "simplify",
+            operator,
             (parent,),
             smaller.name,
             tuple(patch.name for patch in smaller.patches),
-            (),
+            tuple(patch for patch in smaller.patches if patch.name not in state.patches),
             syntax.category(state.base_tree, program, crew.benchmark.regions),
             syntax.footprint(state.base_tree, program).label,
             syntax.identity(program),
@@ -135,12 +135,18 @@ def register(crew: worker.Worker, smaller: Genome, parent: str) -> None:
 
 
 def main(directory: Path, allow_unisolated: bool) -> int:
+    from evo import record
     from evo.run import save_best
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
 
     run = RunDir(directory.resolve())
     crew = worker.join(run, role="judge", minutes=None, allow_unisolated=allow_unisolated)
     try:
-        recertify(crew, lambda text: print(text, file=sys.stderr, flush=True))
+        verdict = recertify(crew, say)
+        if isinstance(verdict, Certified):
+            record.attempt(crew, verdict, say)
         save_best(crew.state, run, crew.benchmark)
         print(inspect.table(crew.state, crew.benchmark, crew.benchmark.profile(run.settings().profile)))
     finally:

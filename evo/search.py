@@ -22,6 +22,7 @@ from evo.events import (
     Noted,
     Proposed,
     Quarantined,
+    Recorded,
     Refuted,
     Rejected,
     Started,
@@ -34,6 +35,7 @@ from evo.outcome import Outcome, Status
 from evo.rundir import RunSettings
 
 LOST_LIMIT = 3  # a task that we failed to judge this often is given up
+UNSCREENED = ("simplify", "record")  # operators whose genomes go straight to certification or to the record rule
 REPAIRS = 2  # of one genome that a model wrote and the judge refused
 GENOMES = 256  # kept as objects; the front's come up again and again, the rest is made anew from its patches
 AT_ONCE = 32  # slots of one thread that may be in the making at once
@@ -113,6 +115,7 @@ class State:
         self.losses: dict[Task, int] = {}
         self.rounds: dict[int, tuple[tuple[str, int], Budgeted]] = {}
         self.verdicts: dict[tuple[int, str], tuple[tuple[str, int], Certified | Refuted]] = {}
+        self.records: dict[tuple[str, int], Recorded] = {}
         self.quarantined: dict[str, tuple[tuple[str, int], str]] = {}
         self.marks: dict[str, dict[str, tuple[float, tuple[str, int]]]] = {}
         self.starts: list[tuple[tuple[str, int], float, Started]] = []
@@ -174,6 +177,8 @@ class State:
                 known = self.marks.setdefault(event.genome, {})
                 known[event.mark] = max(known.get(event.mark, (-math.inf, place)), (entry.at, place))
                 self._judge_member(event.genome)
+            case Recorded():
+                self.records[place] = event
             case Started():
                 self.starts.append((place, entry.at, event))
                 newest = self._judges.get(event.device)
@@ -218,7 +223,7 @@ class State:
         cell = event.category, event.footprint
         self.archive.add(Member(name, cell, event.parents, crossover=event.operator == "crossover"))
         screen = Task(name, "screen")
-        if event.operator != "simplify" and screen not in self.outcomes and self.losses.get(screen, 0) < LOST_LIMIT:
+        if event.operator not in UNSCREENED and screen not in self.outcomes and self.losses.get(screen, 0) < LOST_LIMIT:
             self._open[name] = None
         self._judge_member(name)
         for task in self._tasks_of.get(name, ()):

@@ -127,7 +127,7 @@ def new_worker(
         journal=journal.Journal(run.events, journal.writer_name(name, 1, taken), lambda: float(next(ticks))),
         journals=journal.Journals(run.events),
         claims=Claims(run.claims, Holder(name, 1, 0)),
-        library=library_of(benchmark),
+        library=fields.pop("library", None) or library_of(benchmark),  # type: ignore[arg-type]
         open_judge=lambda: nullcontext(judge),
         clock=lambda: 0.0,
         exclusive=False,

@@ -16,12 +16,13 @@ LEVELS = [
     {"operators", "judges", "prompts"},
     {"search"},
     {"worker", "slurm"},
-    {"run", "inspect", "report", "judge", "check", "recertify"},
+    {"run", "inspect", "report", "judge", "check", "recertify", "record"},
 ]  # fmt: skip
 # inside a level, and only these: the left one may use the right one
 WITHIN = {
     ("genome", "outcome"), ("events", "genome"), ("events", "outcome"), ("rundir", "benchmark"), ("syntax", "genome"),
-    ("run", "inspect"), ("run", "recertify"), ("recertify", "inspect"), ("recertify", "run"), ("select", "archive"),
+    ("run", "inspect"), ("run", "recertify"), ("recertify", "inspect"), ("recertify", "run"),
+    ("recertify", "record"), ("record", "recertify"), ("select", "archive"),
     ("operators", "prompts"), ("problem", "benchmark"), ("recording", "llm"),
 }  # fmt: skip
 BROAD = ("Exception", "BaseException")
