@@ -6,14 +6,14 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from evo import benchmark as benchmarks
 from evo import certify, events, genome, journal, search, stats
 from evo.benchmark import Benchmark, Profile, UserMistake
-from evo.events import Certified, Evaluated, Recorded, Refuted
+from evo.events import Call, Certified, Evaluated, Recorded, Refuted, Rejected
 from evo.rundir import RunDir
 
 
@@ -192,6 +192,69 @@ def lineage(state: search.State, name: str) -> list[dict[str, Any]]:
     ]
 
 
+def cost(state: search.State) -> dict[str, Any]:
+    """What models cost, by model, operator and thread, and for each certified gain; answers of no use included."""
+    rows = [(event, call) for _, event in state.slots.values() for call in event.calls]
+    certified = [
+        {
+            "genome": name,
+            "gain": verdict.gain,
+            "usd_of_its_lineage": round(sum(state.proposals[one["genome"]].usd for one in lineage(state, name)[1:]), 6),
+        }
+        for name, verdict in state.certified().items()
+    ]
+    return {
+        "usd": round(state.usd, 6),
+        **_spent([call for _, call in rows]),
+        "of_no_use": _spent([call for event, call in rows if isinstance(event, Rejected)]),
+        "by_model": {key: _spent(calls) for key, calls in _grouped((call.model, call) for _, call in rows)},
+        "by_operator": {key: _spent(calls) for key, calls in _grouped((event.operator, call) for event, call in rows)},
+        "by_thread": {key: _spent(calls) for key, calls in _grouped((str(event.thread), call) for event, call in rows)},
+        "certified": certified,
+        "usd_for_each_certified": round(state.usd / len(certified), 6) if certified else None,
+    }
+
+
+def _grouped(pairs: Iterable[tuple[str, Call]]) -> list[tuple[str, list[Call]]]:
+    found: dict[str, list[Call]] = {}
+    for key, call in pairs:
+        found.setdefault(key, []).append(call)
+    return sorted(found.items())
+
+
+def _spent(calls: Sequence[Call]) -> dict[str, Any]:
+    read, sent = sum(c.cache_read for c in calls), sum(c.input + c.cache_read + c.cache_write for c in calls)
+    return {
+        "calls": len(calls),
+        "usd": round(sum(call.usd for call in calls), 6),
+        "input_tokens": sent,
+        "from_cache": round(read / sent, 4) if sent else None,
+        "output_tokens": sum(call.output for call in calls),
+    }
+
+
+def _cost_text(found: Mapping[str, Any], benchmark: Benchmark) -> str:
+    def row(name: str, part: Mapping[str, Any]) -> str:
+        cached = "" if part["from_cache"] is None else f", {100 * part['from_cache']:.1f}% of input from cache"
+        tokens = f"{part['input_tokens']} tokens in, {part['output_tokens']} out"
+        return f"{name:<24} {part['calls']:>5} calls  {part['usd']:>9.4f} USD  {tokens}{cached}"
+
+    lines = [row("all", found), row("  answers of no use", found["of_no_use"])]
+    for kind in ("model", "operator", "thread"):
+        lines += [row(f"{kind} {name}", part) for name, part in found[f"by_{kind}"].items()]
+    for one in found["certified"]:
+        gain = benchmark.objective.describe(one["gain"])
+        lines.append(f"certified {one['genome']} {gain}: {one['usd_of_its_lineage']:.4f} USD in its lineage")
+    if found["usd_for_each_certified"] is not None:
+        lines.append(f"each certified gain, all calls shared: {found['usd_for_each_certified']:.4f} USD")
+    return "\n".join(lines)
+
+
+def cards(state: search.State) -> list[dict[str, Any]]:
+    """Experience cards as prompts have them, one for each evaluated genome."""
+    return [{**dataclasses.asdict(card), "patches": sorted(card.patches)} for card in state.cards()]
+
+
 def opened(directory: Path) -> tuple[RunDir, Benchmark, Profile, search.State]:
     """A run as its journals stand now."""
     run = RunDir(directory)
@@ -208,7 +271,7 @@ def opened(directory: Path) -> tuple[RunDir, Benchmark, Profile, search.State]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m evo.inspect", description="Looks into a run.")
     parser.add_argument("dir", type=Path)
-    views = ("summary", "cells", "lineage", "genome", "diff", "quarantine", "events", "mark", "note")
+    views = ("summary", "cells", "lineage", "genome", "diff", "quarantine", "events", "cards", "cost", "mark", "note")
     parser.add_argument("view", nargs="?", default="summary", choices=views)
     parser.add_argument(
         "rest", nargs="*", help="lineage, genome, diff: a genome (default: champion or best); mark: GENOME MARK"
@@ -233,6 +296,10 @@ def shown(directory: Path, view: str, rest: Sequence[str], as_json: bool) -> str
         return _json(cells(state)) if as_json else _rows(cells(state), benchmark)
     if view == "quarantine":
         return _json(quarantine(state)) if as_json else _rows(quarantine(state), benchmark)
+    if view == "cards":
+        return _json(cards(state)) if as_json else "\n".join(card.line() for card in state.cards()) or "nothing yet"
+    if view == "cost":
+        return _json(cost(state)) if as_json else _cost_text(cost(state), benchmark)
     if view == "events":
         return "\n".join(_event_line(entry, as_json) for entry in _sorted(run))
     if view in ("mark", "note"):

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shlex
+import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
 
 from evo.benchmark import UserMistake
 from evo.chance import Chance
 
-MAX_TOKENS = 16_000  # of an answer
-CALL_S = 600.0
 POLL_S = 0.5
-SPECS = "none, anthropic:MODEL, command:ARGV, inbox:DIR, replay:FILE"
+SPECS = "none, anthropic:MODEL, command:ARGV, inbox:DIR, scripted:FILE, replay:FILE"
 
 
 class ModelError(Exception):
-    """A call that brought no answer: the world's fault, written down and tried again with the next proposal."""
+    """A call that brought no answer: the world's fault, written down and tried again with the next proposal.
+
+    `billed` is False only where the provider certainly charges nothing. `hopeless` means that no later call can fare
+    better: a key or a model's name that is refused.
+    """
+
+    def __init__(self, reason: str, *, billed: bool = True, hopeless: bool = False) -> None:
+        super().__init__(reason)
+        self.billed = billed
+        self.hopeless = hopeless
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,7 @@ class Completion:
     text: str
     model: str
     usage: Usage = Usage()
+    cut: bool = False  # the answer ended because it reached its limit
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,14 @@ class Slot:
 
 
 class Model(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def answer_tokens(self) -> int | None:
+        """The most tokens that an answer may have; None where nobody counts tokens, or bills them."""
+        ...
+
     def complete(self, prompt: Prompt, slot: Slot) -> Completion:
         """Answers or raises ModelError; never answers half."""
         ...
@@ -77,53 +98,108 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Anthropic:
-    """Anthropic's SDK; any server that speaks the Messages API serves through ANTHROPIC_BASE_URL.
+    """Anthropic's SDK; any server that speaks the Messages API serves by `base_url`, or by ANTHROPIC_BASE_URL.
 
-    The key is read by the SDK from the environment and is nowhere else.
+    The key is read by the SDK from the environment and is nowhere else. Extended thinking is `adaptive`, or a number of
+    tokens for models that still take one; its tokens count as output.
     """
 
-    model: str
-    max_tokens: int = MAX_TOKENS
-    timeout_s: float = CALL_S
-    retries: int = 2  # by the SDK, with its own back-off, for 408, 409, 429 and 5xx
+    name: str
+    max_tokens: int = 16_000  # of an answer, thinking included
+    timeout: float = 600.0  # seconds without a byte
+    retries: int = 2  # by the SDK, with its own back-off, for 408, 409, 429 and 5xx; a broken stream is not retried
+    stream: bool = True  # a long answer that comes at once meets time-outs on its way
+    thinking: str = ""
+    base_url: str | None = None
+
+    @property
+    def answer_tokens(self) -> int:
+        return self.max_tokens
+
+    @cached_property
+    def _client(self) -> Any:
+        import anthropic  # 1.5 s, and only who calls a model pays it
+
+        return anthropic.Anthropic(base_url=self.base_url, timeout=self.timeout, max_retries=self.retries)
 
     def complete(self, prompt: Prompt, slot: Slot) -> Completion:
-        import anthropic  # 1.5 s, and only who calls a model pays it
+        import anthropic
         import httpx2
 
-        cached = {"type": "text", "text": prompt.prefix, "cache_control": {"type": "ephemeral"}}
+        call: dict[str, Any] = {
+            "model": self.name,
+            "max_tokens": self.max_tokens,
+            "system": [{"type": "text", "text": prompt.prefix, "cache_control": {"type": "ephemeral"}}],
+            "messages": [{"role": "user", "content": prompt.request}],
+        }
+        if self.thinking:
+            tokens = {"type": "enabled", "budget_tokens": int(self.thinking)} if self.thinking.isdigit() else None
+            call["thinking"] = tokens or {"type": self.thinking}
         try:
-            answer = anthropic.Anthropic(timeout=self.timeout_s, max_retries=self.retries).messages.create(
-                model=self.model,
-                max_tokens=self.max_tokens,
-                system=[cached],  # type: ignore[list-item]
-                messages=[{"role": "user", "content": prompt.request}],
-            )
-        except (anthropic.AnthropicError, httpx2.HTTPError) as error:  # a dropped stream comes as the latter
-            raise ModelError(f"{type(error).__name__}: {error}") from error
+            if self.stream:
+                with self._client.messages.stream(**call) as stream:
+                    answer: Any = stream.get_final_message()
+            else:
+                answer = self._client.messages.create(**call)
+        except anthropic.APIStatusError as error:
+            hopeless = error.status_code in (401, 403, 404)
+            raise ModelError(_said(error), billed=False, hopeless=hopeless) from error
+        except anthropic.APIConnectionError as error:
+            raise ModelError(_said(error), billed=not isinstance(error.__cause__, httpx2.ConnectError)) from error
+        except (anthropic.AnthropicError, httpx2.HTTPError) as error:  # a stream that breaks off comes as the latter
+            raise ModelError(_said(error)) from error
+        except TypeError as error:  # what the SDK raises where it finds no key
+            raise ModelError(_said(error), billed=False, hopeless=True) from error
         text = "".join(block.text for block in answer.content if block.type == "text")
         used = answer.usage
         read, written = used.cache_read_input_tokens or 0, used.cache_creation_input_tokens or 0
-        return Completion(text, self.model, Usage(used.input_tokens, read, written, used.output_tokens))
+        usage = Usage(used.input_tokens, read, written, used.output_tokens)
+        return Completion(text, self.name, usage, answer.stop_reason == "max_tokens")
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True)
 class Command:
-    """Any program: the prompt on its standard input, the answer on its standard output."""
+    """Any program: the prompt on its standard input, the answer on its standard output. It is ended as a group."""
 
     argv: Sequence[str]
-    timeout_s: float = CALL_S
+    timeout_s: float = 600.0
+    answer_tokens: None = None
+
+    @property
+    def name(self) -> str:
+        return self.argv[0]
 
     def complete(self, prompt: Prompt, slot: Slot) -> Completion:
+        pipe = subprocess.PIPE
         try:
-            done = subprocess.run(
-                self.argv, input=prompt.text, capture_output=True, text=True, timeout=self.timeout_s, check=False
+            process = subprocess.Popen(
+                self.argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="replace", start_new_session=True
             )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise ModelError(f"{self.argv[0]}: {error}") from error
-        if done.returncode:
-            raise ModelError(f"{self.argv[0]} exited with {done.returncode}: {done.stderr[-500:]}")
-        return Completion(done.stdout, self.argv[0])
+        except OSError as error:
+            raise ModelError(f"{self.name}: {error}", billed=False, hopeless=True) from error
+        end = partial(_end, process)
+        atexit.register(end)  # a worker that stops does not wait for the call
+        try:
+            out, err = process.communicate(prompt.text, timeout=self.timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise ModelError(f"{self.name}: no answer within {self.timeout_s:g} s") from error
+        finally:
+            end()
+            atexit.unregister(end)
+        if process.returncode:
+            raise ModelError(f"{self.name} exited with {process.returncode}: {err[-500:]}")
+        return Completion(out, self.name)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Kills a program and what it started; what is gone already is left alone."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 @dataclass(frozen=True)
@@ -137,6 +213,8 @@ class Inbox:
     folder: Path
     sleep: Callable[[float], None] = time.sleep
     timeout_s: float = 24 * 3600.0
+    name: str = "inbox"
+    answer_tokens: None = None
 
     def complete(self, prompt: Prompt, slot: Slot) -> Completion:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +232,7 @@ class Inbox:
             before = text
             self.sleep(POLL_S)
             waited += POLL_S
-        return Completion(text, "inbox")
+        return Completion(text, self.name)
 
 
 @dataclass(frozen=True)
@@ -163,19 +241,38 @@ class Scripted:
 
     answer: Callable[[Prompt, Slot], str]
     name: str = "scripted"
+    answer_tokens: None = None
 
     def complete(self, prompt: Prompt, slot: Slot) -> Completion:
         return Completion(self.answer(prompt, slot), self.name)
 
 
-def ask(model: Model, prompt: Prompt, slot: Slot) -> Completion:
-    """One call; whatever goes wrong inside a backend is a ModelError here."""
+def script(file: Path) -> Scripted:
+    """Answers from a file, one between two lines of `=====` and over again; which one, thread and number decide."""
     try:
-        return model.complete(prompt, slot)
-    except ModelError:
-        raise
+        answers = [text.strip("\n") + "\n" for text in re.split(r"^=====[ \t]*\n", file.read_text(), flags=re.M)]
+    except OSError as error:
+        raise UserMistake(f"--model scripted:{file}: expected a file of answers ({error.strerror})") from error
+    return Scripted(lambda _, slot: answers[(slot.thread + slot.number + slot.attempt) % len(answers)])
+
+
+def ask(model: Model, prompt: Prompt, slot: Slot) -> Completion:
+    """One call; whatever goes wrong inside a backend is a ModelError here, and no secret leaves with it."""
+    try:
+        found = model.complete(prompt, slot)
+    except ModelError as error:
+        raise ModelError(_without_secrets(str(error)), billed=error.billed, hopeless=error.hopeless) from error
     except Exception as error:
-        raise ModelError(f"{type(error).__name__}: {error}") from error
+        raise ModelError(_without_secrets(_said(error))) from error
+    return replace(found, text=_without_secrets(found.text))
+
+
+def _without_secrets(text: str) -> str:
+    """A text without the values of this process's keys: an SDK quotes a malformed one, a command may print them."""
+    for name, value in os.environ.items():
+        if len(value) >= 8 and re.search("KEY|TOKEN|SECRET|PASSWORD", name):
+            text = text.replace(value, f"[{name}]")
+    return text
 
 
 def asked(model: Model, prompt: Prompt, slot: Slot) -> Future[Completion]:
@@ -192,36 +289,16 @@ def asked(model: Model, prompt: Prompt, slot: Slot) -> Future[Completion]:
     return answer
 
 
-class Tickets:
-    """A hard cap on calls that needs no coordinator: a call needs a ticket, a file that only one can create."""
-
-    def __init__(self, folder: Path, cap: int | None) -> None:
-        self._folder = folder
-        self._cap = cap
-
-    def take(self) -> bool:
-        """True if a call may be made; False once every ticket is taken."""
-        if self._cap is None:
-            return True
-        self._folder.mkdir(exist_ok=True)
-        for number in range(len(os.listdir(self._folder)), self._cap):
-            try:
-                os.close(os.open(self._folder / str(number), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-                return True
-            except FileExistsError:
-                continue
-        return False
-
-    def left(self) -> bool:
-        return self._cap is None or not self._folder.exists() or len(os.listdir(self._folder)) < self._cap
-
-
 @dataclass(frozen=True)
 class Models:
     """Who writes: models with fixed weights, and perhaps one that is asked for repairs only."""
 
     weighted: tuple[tuple[Model, float], ...]
     repairer: Model | None = None
+
+    @property
+    def all(self) -> list[Model]:
+        return [model for model, _ in self.weighted] + ([self.repairer] if self.repairer else [])
 
     def chosen(self, task: str, chance: Chance) -> Model:
         """The model of one proposal: a draw that the seed, the thread and the number decide."""
@@ -258,8 +335,31 @@ def _opened(part: str, spec: str) -> Model:
     return MAKERS[kind](rest)
 
 
+def _anthropic(rest: str) -> Anthropic:
+    """`MODEL?option=value&...`; the options are the fields of Anthropic."""
+    name, _, query = rest.partition("?")
+    found: dict[str, Any] = {}
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        if key not in OPTIONS:
+            raise UserMistake(f"--model anthropic:{rest}: unknown option '{key}'; valid are {', '.join(OPTIONS)}")
+        try:
+            found[key] = OPTIONS[key](value)
+        except (ValueError, KeyError) as error:
+            raise UserMistake(f"--model anthropic:{rest}: {key} cannot be '{value}'") from error
+    return Anthropic(name, **found)
+
+
+OPTIONS: Mapping[str, Callable[[str], Any]] = {
+    "max_tokens": int,
+    "timeout": float,
+    "retries": int,
+    "stream": lambda text: {"on": True, "off": False}[text],
+    "thinking": lambda text: str(int(text)) if text.isdigit() else {"adaptive": text, "disabled": text}[text],
+    "base_url": str,
+}
 MAKERS: Mapping[str, Callable[[str], Model]] = {
-    "anthropic": Anthropic,
+    "anthropic": _anthropic,
     "command": lambda argv: Command(tuple(shlex.split(argv))),
     "inbox": lambda folder: Inbox(Path(folder)),
+    "scripted": lambda file: script(Path(file)),
 }

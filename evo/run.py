@@ -18,7 +18,7 @@ from types import FrameType
 from tqdm import tqdm
 
 from evo import benchmark as benchmarks
-from evo import genome, inspect, journal, search
+from evo import genome, inspect, journal, ledger, prompts, search
 from evo.benchmark import Benchmark, Profile, UserMistake
 from evo.events import Certified, Noted, Refuted
 from evo.llm import SPECS, open_models
@@ -51,12 +51,16 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="none", help=f"who writes patches: {SPECS}")
     parser.add_argument("--record", type=Path, metavar="FILE", help="write every answer and proposal to this file")
     parser.add_argument("--calls", type=int, metavar="N", help="hard cap on calls to the model, over all workers")
+    parser.add_argument("--tokens", type=int, metavar="N", help="hard cap on tokens, input and output")
+    parser.add_argument("--usd", type=float, metavar="X", help="hard cap on what the calls cost")
+    parser.add_argument("--prices", type=Path, metavar="FILE", help="prices that override those of evo/prices.toml")
     parser.add_argument("--certify", type=Path, metavar="DIR", help="certify a run's best again, with leave-one-out")
     parser.add_argument("--allow-unisolated", action="store_true", help="go on where this machine cannot isolate")
     found = parser.parse_args(arguments)
     if found.certify is None and found.benchmark is None and found.out is None:
         parser.error("--benchmark NAME or --certify DIR is needed")
-    for name, low, high in (("workers", 1, 256), ("threads", 1, 64), ("novelty", 0, 10), ("evaluations", 4, 10**7)):
+    for name, low, high in (("workers", 1, 256), ("threads", 1, 64), ("novelty", 0, 10), ("evaluations", 4, 10**7),
+                            ("calls", 0, 10**9), ("tokens", 0, 10**15), ("usd", 0, 10**9)):  # fmt: skip
         value = getattr(found, name)
         if value is not None and not low <= value <= high:
             raise UserMistake(f"--{name}: expected {low} to {high}, found {value}")
@@ -126,6 +130,7 @@ def prepared(found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
     benchmark = benchmarks.load(found.benchmark, found.profile)
     profile = benchmark.profile(found.profile)
     model, recording = spelled(found.model)
+    affordable(found, benchmark)
     evaluations, minutes, threads, seed = found.evaluations, found.minutes, found.threads, found.seed
     if recording is not None:
         check_recording(recording, benchmark, found)
@@ -156,6 +161,9 @@ def prepared(found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
             typical_gain=noise.typical_gain,
             model=model,
             calls=found.calls,
+            tokens=found.tokens,
+            usd=found.usd,
+            prices=str(found.prices.resolve()) if found.prices else None,
             record=str(found.record.resolve()) if found.record else None,
         ),
         benchmark.base,
@@ -191,7 +199,7 @@ def resumed(directory: RunDir, found: argparse.Namespace) -> tuple[RunDir, Bench
         settings,
         evaluations=evaluations,
         reserve=max(settings.reserve, evaluations // 20),
-        calls=settings.calls if found.calls is None else found.calls,
+        **{name: value for name in ("calls", "tokens", "usd") if (value := getattr(found, name)) is not None},
     )
     if larger != settings:
         directory.rewrite(larger)
@@ -208,7 +216,14 @@ def spelled(spec: str) -> tuple[str, Recording | None]:
         file = Path(rest).resolve()
         return f"replay:{file}", Recording(file)
     open_models(spec)
-    return re.sub(r"(?<=inbox:)[^,*]+", lambda found: str(Path(found[0]).resolve()), spec), None
+    return re.sub(r"\b(inbox|scripted):([^,*]+)", lambda m: f"{m[1]}:{Path(m[2]).resolve()}", spec), None
+
+
+def affordable(found: argparse.Namespace, benchmark: Benchmark) -> None:
+    """Raises UserMistake where the caps cannot be kept with these models, or nothing bounds what they cost."""
+    models = None if found.model.startswith("replay:") else open_models(found.model)
+    caps = ledger.Caps(found.calls, found.tokens, found.usd)
+    ledger.check(models.all if models else [], caps, ledger.read_prices(found.prices), prompts.prefix(benchmark))
 
 
 def check_recording(recording: Recording, benchmark: Benchmark, found: argparse.Namespace) -> None:

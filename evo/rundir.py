@@ -34,7 +34,10 @@ class RunSettings:
     pair_sd: float
     typical_gain: float
     model: str = "none"
-    calls: int | None = None
+    calls: int | None = None  # caps on what models may take, over all workers
+    tokens: int | None = None
+    usd: float | None = None
+    prices: str | None = None  # file that overrides the shipped table
     record: str | None = None  # file that every answer and proposal is appended to
     format: int = FORMAT
 

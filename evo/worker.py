@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 from evo import audit, certify, library, operators, search, select
 from evo import benchmark as benchmarks
@@ -43,13 +44,15 @@ from evo.genome import Genome, Patch, Tree
 from evo.hostlock import turn
 from evo.journal import Journal, Journals, writer_name
 from evo.judges import Judge, fingerprint_id, open_judge
-from evo.llm import Completion, ModelError, Models, Tickets, asked, open_models
+from evo.ledger import Caps, Ledger, Room, Ticket, read_prices
+from evo.llm import Completion, Model, ModelError, Models, asked, open_models
 from evo.operators import CONTROLS, MIX, MIX_WITH_MODEL, Scene, Writing
 from evo.outcome import Outcome, Status
 from evo.recording import Recorder, Recording
 from evo.rundir import RunDir
 from evo.sandbox import NoIsolation
 
+Written = TypeVar("Written", bound=Proposed | Rejected)
 ROLES = ("both", "propose", "judge")
 IDLE_S = 0.2
 MODEL_FAILURES = 10
@@ -61,9 +64,11 @@ FINALISTS, FINALISTS_SHORT = 8, 4
 
 @dataclass(frozen=True)
 class Flight:
-    """A proposal whose model is writing."""
+    """A proposal whose model is writing, with the ticket of the call."""
 
     writing: Writing
+    model: Model
+    ticket: Ticket
     answer: Future[Completion]
 
 
@@ -90,7 +95,8 @@ class Worker:
     recorder: Recorder | None = None
     recording: Recording | None = None  # played back instead of proposing
     flights: dict[search.Propose, Flight] = field(default_factory=dict)
-    tickets: Tickets = field(default_factory=lambda: Tickets(Path(), None))
+    ledger: Ledger | None = None  # needed where there are models
+    spent: bool = False  # the cap on calls, tokens or USD is reached
     judge: Judge | None = None
     fingerprint: str = ""
     opened: ExitStack = field(default_factory=ExitStack)
@@ -298,16 +304,20 @@ class Worker:
             if (thread, slot) not in self.recorded:
                 return Rejected(thread, slot, "none", (), "the recording holds no further proposal")
             return operators.replay(scene, self.benchmark, self.recording)
-        control = CONTROLS[state.settings.control] if state.settings.control else None
-        box = operators.toolbox(state.settings.control)
-        if self.models is None or control is not None or not self.tickets.left() or self.clock() < self.not_before:
-            return operators.propose(scene, self.benchmark, box, control.mix if control else MIX)
+        without_model = self.models is None or self.spent or self.clock() < self.not_before
+        if without_model or state.settings.control is not None:
+            return self.mechanical(scene)
         repairing = {
             flight.writing.parents[0] for flight in self.flights.values() if flight.writing.operator == "repair"
         }
         if (broken := state.broken(repairing)) is not None:
             return operators.write(scene, self.benchmark, "repair", *broken)
-        return operators.propose(scene, self.benchmark, box, MIX_WITH_MODEL)
+        return operators.propose(scene, self.benchmark, operators.toolbox(None), MIX_WITH_MODEL)
+
+    def mechanical(self, scene: Scene) -> Proposed | Rejected | Writing:
+        control = self.state.settings.control
+        mix = CONTROLS[control].mix if control else MIX
+        return operators.propose(scene, self.benchmark, operators.toolbox(control), mix)
 
     @cached_property
     def recorded(self) -> set[tuple[int, int]]:
@@ -321,15 +331,20 @@ class Worker:
     def written(self, step: search.Propose, found: Proposed | Rejected | Writing) -> list[Event] | None:
         """The proposal as an event; None while a model writes it in the background of a worker that only proposes."""
         while isinstance(found, Writing):
-            if not self.tickets.take():
-                return [self._closed(found, "model", "the cap on calls is reached")]
-            assert self.models is not None
+            assert self.models is not None and self.ledger is not None
             model = self.models.chosen(found.ask.task, Chance(self.state.settings.seed, step.thread, step.number))
-            answer = asked(model, found.ask.prompt, found.ask.slot)
+            ticket = self.ledger.take(model, found.ask.prompt)
+            if isinstance(ticket, Room):
+                self.spent = ticket is Room.NONE
+                if found.calls:
+                    return [self._closed(found, "model", ticket.value)]
+                found = self.mechanical(self.scene(step.thread, step.number))
+                continue
+            flight = Flight(found, model, ticket, asked(model, found.ask.prompt, found.ask.slot))
             if self.role == "propose":
-                self.flights[step] = Flight(found, answer)
+                self.flights[step] = flight
                 return None
-            found = self.answered(found, answer)
+            found = self.answered(flight)
         return [found]
 
     def collect(self) -> int:
@@ -344,20 +359,26 @@ class Worker:
         return done
 
     def landed(self, step: search.Propose, flight: Flight) -> list[Event] | None:
-        return self.written(step, self.answered(flight.writing, flight.answer))
+        return self.written(step, self.answered(flight))
 
-    def answered(self, writing: Writing, answer: Future[Completion]) -> Proposed | Rejected | Writing:
+    def answered(self, flight: Flight) -> Proposed | Rejected | Writing:
         """What an answer leads to: the next call, a proposal, or the reason why there is none."""
+        assert self.ledger is not None
+        writing, model = flight.writing, flight.model
         try:
-            completion = answer.result()
+            completion = flight.answer.result()
         except ModelError as error:
+            self.ledger.settle(flight.ticket, model.name, None, error.billed)
             self._model_failed(error)
             return self._closed(writing, "model", str(error))
         self.failures = 0
         if self.recorder is not None:
             self.recorder.answer(writing.ask.slot, writing.ask.prompt, completion)
         used = completion.usage
-        writing.calls.append(Call(completion.model, used.input, used.cache_read, used.cache_write, used.output))
+        usd = self.ledger.settle(flight.ticket, model.name, used, True)
+        writing.calls.append(
+            Call(completion.model, used.input, used.cache_read, used.cache_write, used.output, round(usd, 9))
+        )
         try:
             found = writing.answered(completion)
         except operators.Unusable as error:
@@ -366,18 +387,28 @@ class Worker:
             return writing
         # what was learnt while the model wrote counts: somebody may have had the same idea
         settled = operators.settle(self.scene(*writing.slot), self.benchmark, writing.operator, found)
-        return replace(settled, calls=tuple(writing.calls))
+        return self._with_cost(settled, writing)
 
     def _closed(self, writing: Writing, operator: str, reason: str) -> Rejected:
-        return Rejected(*writing.slot, operator, writing.parents, reason, calls=tuple(writing.calls))
+        return self._with_cost(Rejected(*writing.slot, operator, writing.parents, reason), writing)
+
+    def _with_cost(self, event: Written, writing: Writing) -> Written:
+        calls = tuple(writing.calls)
+        return replace(event, calls=calls, usd=round(sum(call.usd for call in calls), 9))
 
     def _model_failed(self, error: ModelError) -> None:
-        """Backs off; a model that keeps failing is given up, and the search goes on without one."""
-        self.failures += 1
+        """Backs off; a model that keeps failing is given up, and the search goes on without one.
+
+        One that was of no use from the first call on, because its key or its name is refused, is the user's mistake.
+        """
+        if error.hopeless and not any(event.calls for _, event in self.state.slots.values()):
+            raise UserMistake(f"the model cannot be used: {error}")
+        self.failures = MODEL_FAILURES if error.hopeless else self.failures + 1
         self.not_before = self.clock() + min(BACK_OFF_S, 0.2 * 2**self.failures)
         if self.failures >= MODEL_FAILURES and self.models is not None:
             self.models = None
-            self.journal.append(Noted(f"the model failed {self.failures} times in a row, going on without: {error}"))
+            often = "for good" if error.hopeless else f"{self.failures} times in a row"
+            self.journal.append(Noted(f"the model failed {often}, going on without: {error}"))
 
     # around the steps
 
@@ -462,7 +493,11 @@ def join(run: RunDir, *, role: str, minutes: float | None, allow_unisolated: boo
         models=open_models(settings.model) if proposes and not settings.replays else None,
         recorder=Recorder(Path(settings.record)) if settings.record else None,
         recording=Recording(Path(settings.model.partition(":")[2])) if proposes and settings.replays else None,
-        tickets=Tickets(run.tickets, settings.calls),
+        ledger=Ledger(
+            run.tickets,
+            Caps(settings.calls, settings.tokens, settings.usd),
+            read_prices(Path(settings.prices) if settings.prices else None),
+        ),
         role=role,
         deadline=time.monotonic() + 60 * minutes if minutes else float("inf"),
         span=60 * minutes if minutes else float("inf"),

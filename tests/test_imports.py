@@ -12,7 +12,7 @@ LEVELS = [
     {"outcome", "chance", "genome", "benchmark", "syntax", "events", "rundir", "stats", "hostlock", "forkserver",
      "problem"},
     {"archive", "audit", "journal", "claims", "sandbox", "novelty", "library", "select", "certify", "llm", "edits",
-     "cards", "recording"},
+     "cards", "recording", "ledger"},
     {"operators", "judges", "prompts"},
     {"search"},
     {"worker", "slurm"},
@@ -23,7 +23,7 @@ WITHIN = {
     ("genome", "outcome"), ("events", "genome"), ("events", "outcome"), ("rundir", "benchmark"), ("syntax", "genome"),
     ("run", "inspect"), ("run", "recertify"), ("recertify", "inspect"), ("recertify", "run"),
     ("recertify", "record"), ("record", "recertify"), ("select", "archive"),
-    ("operators", "prompts"), ("problem", "benchmark"), ("recording", "llm"),
+    ("operators", "prompts"), ("problem", "benchmark"), ("recording", "llm"), ("ledger", "llm"),
 }  # fmt: skip
 BROAD = ("Exception", "BaseException")
 

@@ -10,6 +10,7 @@ from conftest import TableJudge, new_worker
 
 from evo.benchmark import UserMistake
 from evo.events import Proposed, Rejected
+from evo.ledger import Caps, Ledger, read_prices
 from evo.llm import Models, Prompt, Scripted, Slot
 from evo.recording import Header, Recorder, Recording
 
@@ -52,8 +53,8 @@ def recorded(toy, run_of, tmp_path):
     file = tmp_path / "answers.jsonl"
     Recorder(file).begin(Header(benchmark="toy", base=toy.base_hash, **HEADER))
     run = run_of(toy, seed=3, threads=2)
-    models = Models(((Scripted(answer), 1.0),))
-    state = played(run, toy, 1, models=models, recorder=Recorder(file))
+    models, ledger = Models(((Scripted(answer), 1.0),)), Ledger(run.tickets, Caps(), read_prices())
+    state = played(run, toy, 1, models=models, recorder=Recorder(file), ledger=ledger)
     return file, state
 
 

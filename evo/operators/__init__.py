@@ -163,12 +163,17 @@ def replay(scene: Scene, benchmark: Benchmark, recording: Recording) -> Proposed
     if isinstance(event, Rejected):
         # a slot that found nothing must not end the replay, which goes on where the recorded search went on
         operator = "pause" if event.operator == "none" else event.operator
-        return replace(event, operator=operator, usd=0.0)
+        return replace(event, operator=operator, usd=0.0, calls=_free(event.calls))
     own = recording.genome(event.genome)
     if event.operator in WRITTEN and len(event.parents) == 1:
         own = _reread(scene, benchmark, recording, event) or own
     found = settle(replace(scene, novel=False), benchmark, event.operator, Draft(event.parents, own))
-    return replace(found, calls=event.calls)
+    return replace(found, calls=_free(event.calls))
+
+
+def _free(calls: tuple[Call, ...]) -> tuple[Call, ...]:
+    """Recorded calls with their tokens; played back they cost nothing."""
+    return tuple(replace(call, usd=0.0) for call in calls)
 
 
 def _reread(scene: Scene, benchmark: Benchmark, recording: Recording, event: Proposed) -> Genome | None:
