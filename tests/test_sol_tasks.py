@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
+from evo import library
 from evo import problem as problems
-from evo.benchmark import SHIPPED
+from evo.benchmark import SHIPPED, read_tree
+from evo.genome import apply_diff
 
 TASKS = SHIPPED / "sol" / "tasks"
 NAMES = sorted(folder.name for folder in TASKS.iterdir() if (folder / "definition.json").is_file())
@@ -210,37 +214,57 @@ def why_not() -> str | None:
     return None
 
 
-def complaints(names):
-    """What is wrong with the naive kernels of some tasks on the small workloads."""
+def kernels(name):
+    """The naive kernel of a task, and what the library makes of it."""
+    base = read_tree(TASKS / name / "program")
+    yield "naive", base["kernel.py"]
+    for technique in library.load():
+        if technique.benchmark == f"sol-{name}":
+            yield technique.name, apply_diff(technique.patch.diff, base)["kernel.py"]
+
+
+def complaints(folder, names):
+    """What is wrong with the kernels of some tasks on the small workloads; their sources are written to `folder`."""
     found = {}
     for name in names:
         task = problems.load(TASKS / name).task()
+        cases = []
         for workload in task.problem.small:
             for distribution in problems.DISTRIBUTIONS:
                 inputs = drawn(task, workload, distribution)
-                reference, exact = task.reference(inputs), task.oracle(inputs)
+                cases.append((f"{workload.uuid} {distribution}", inputs, task.reference(inputs), task.oracle(inputs)))
+        for kernel, source in kernels(name):
+            file = Path(folder) / f"{name}_{kernel}.py"
+            file.write_text(source)
+            spec = importlib.util.spec_from_file_location(file.stem, file)
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            for case, inputs, reference, exact in cases:
                 outputs = [x.clone().fill_(float("nan") if x.is_floating_point() else -77) for x in reference]
-                spec = importlib.util.spec_from_file_location(name, TASKS / name / "program" / "kernel.py")
-                module = importlib.util.module_from_spec(spec)
-                spec.loader.exec_module(module)
                 module.run(*inputs.values(), *outputs)
                 for output, x, y, r in zip(task.problem.definition.outputs, outputs, exact, reference):
                     error, allowed = rms(x, y), task.slack.get(output, 4) * rms(r, y)
                     if not error <= allowed:
-                        found[f"{name} {workload.uuid} {distribution} {output}"] = (error, allowed)
+                        found[f"{file.stem} {case} {output}"] = (error, allowed)
     return found
 
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
-def test_the_naive_kernels_are_right():
+def test_kernels_are_right_in_the_interpreter(tmp_path):
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(SHIPPED.parent)}
-    done = subprocess.run(
-        [sys.executable, __file__, *NAMES], env=environment, capture_output=True, text=True, timeout=300
-    )
+    command = [sys.executable, __file__, str(tmp_path), *NAMES]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout) == {}
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_library_applies_to_the_kernels_and_they_are_python(name):
+    for kernel, source in kernels(name):
+        functions = [node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+        assert "run" in functions, kernel
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(complaints(sys.argv[1:])))
+    print(json.dumps(complaints(sys.argv[1], sys.argv[2:])))
