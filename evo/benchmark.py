@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import json
 import math
 import os
 import re
@@ -16,6 +17,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 SHIPPED = Path(__file__).resolve().parent.parent / "benchmarks"
 REPORTED = "reported"  # the trust in scores that a program prints itself; they never mix with isolated ones
+KERNELS = "sol:"
 CATEGORIES = ("optimizer", "attention", "kernel", "precision")
 
 
@@ -224,11 +226,19 @@ class _Head:
 
 
 def load(name_or_folder: str, profile: str | None = None) -> Benchmark:
-    """Reads a shipped benchmark by name or any benchmark by folder; its base is the program of `profile`."""
+    """Reads a shipped benchmark by name or any benchmark by folder; its base is the program of `profile`.
+
+    `sol:TASK` or the folder of a kernel problem is a kernel task, with the one benchmark.toml of all of them.
+    """
     root = Path(name_or_folder)
     if not root.is_dir() and (SHIPPED / name_or_folder).is_dir():
         root = SHIPPED / name_or_folder
+    if name_or_folder.startswith(KERNELS):
+        root = kernel_folder(name_or_folder)
     file = root / "benchmark.toml"
+    kernel = not file.is_file() and (root / "definition.json").is_file()
+    if kernel:
+        file = SHIPPED / "sol" / "benchmark.toml"  # one for all kernel tasks
     if not file.is_file():
         shipped = ", ".join(sorted(p.parent.name for p in SHIPPED.glob("*/benchmark.toml")))
         raise UserMistake(f"no benchmark '{name_or_folder}': expected a folder with benchmark.toml or one of {shipped}")
@@ -251,10 +261,17 @@ def load(name_or_folder: str, profile: str | None = None) -> Benchmark:
         base = {path.relative_to(checkout).as_posix(): path.read_text() for path in sorted(files)}
     else:
         base = read_tree(root / program)
+    if not base and kernel:
+        base = {"kernel.py": _kernel_of_reference(root)}
+    if not base and (root / "tasks").is_dir():
+        names = ", ".join(sorted(p.parent.name for p in root.glob("tasks/*/definition.json")))
+        raise UserMistake(
+            f"{head.name} is a suite; `evo.run --benchmark sol` searches all of it, sol:TASK is one: {names}"
+        )
     if not base:
         raise UserMistake(f"{file.name}: the program folder '{program}' holds no file; put the base program there")
     benchmark = Benchmark(
-        name=head.name,
+        name=f"{head.name}-{root.name}" if kernel else head.name,
         root=root.resolve(),
         judge=head.judge,
         editable=head.editable,
@@ -269,6 +286,35 @@ def load(name_or_folder: str, profile: str | None = None) -> Benchmark:
     if not any(benchmark.is_editable(path) for path in base):
         raise UserMistake(f"{file.name}: editable = {list(head.editable)} matches no file of '{program}'")
     return benchmark
+
+
+def kernel_folder(name: str) -> Path:
+    """The folder behind `sol:TASK` (shipped) or `sol:FOLDER` (a user's, of one problem or of many)."""
+    rest = name.removeprefix(KERNELS)
+    for folder in (SHIPPED / "sol" / "tasks" / rest, Path(rest)):
+        if rest and folder.is_dir():
+            return folder
+    names = ", ".join(sorted(p.parent.name for p in SHIPPED.glob("sol/tasks/*/definition.json")))
+    raise UserMistake(f"no kernel task '{name}': expected sol:FOLDER or sol: with one of {names}")
+
+
+def _kernel_of_reference(folder: Path) -> str:
+    """A first kernel for a problem that brings none: its reference, copied into the outputs."""
+    definition = json.loads((folder / "definition.json").read_text())
+    reference = definition.get("reference") or (folder / "reference.py").read_text()
+    return f"""{reference.rstrip()}
+
+
+reference = run
+
+
+def run(*arguments):
+    inputs, outputs = arguments[: {len(definition["inputs"])}], arguments[{len(definition["inputs"])} :]
+    found = reference(*inputs)
+    found = tuple(found.values()) if isinstance(found, dict) else found
+    for output, value in zip(outputs, found if isinstance(found, (tuple, list)) else (found,)):
+        output.copy_(value)
+"""
 
 
 def _profile(name: str, table: Mapping[str, Any], file: str) -> Profile:

@@ -36,6 +36,7 @@ TAIL = 8192  # bytes of output kept
 BOOT_S = 120.0  # importing torch from a cluster's shared file system can take minutes
 SETUP_S = 60.0
 INIT, CANDIDATE = 0, 1  # the order of a turn's pidfds
+PAUSE_S = 5.0
 REAP_S = 60.0  # a process that holds a GPU's memory takes its time to end
 
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(
@@ -342,6 +343,7 @@ class Turn:
         self._control, self._output, self._limits = control, output, limits
         self._pidfds: list[int] = []
         self._pid = 0
+        self._paused: list[int] = []
         self._verdict: str | None = None  # why this side killed
         self._ending: Ending | None = None
         self._ended = threading.Event()
@@ -437,6 +439,39 @@ class Turn:
 
             shutil.rmtree(self._scratch, ignore_errors=True)
 
+    def pause(self) -> None:
+        """Stops every process of the turn but its init; returns when none of them runs on a processor any more."""
+        deadline = time.monotonic() + PAUSE_S
+        while True:
+            found = self._processes()
+            self._paused = [pid for pid, _ in found]
+            running = [pid for pid, state in found if state not in "TtZXx"]
+            if not running:
+                return
+            for pid in running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            if time.monotonic() > deadline:
+                raise SandboxError(f"process {self._pid} could not be stopped within {PAUSE_S:.0f} s")
+
+    def resume(self) -> None:
+        """Lets go on what `pause` has stopped."""
+        for pid in self._paused:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def _processes(self) -> list[tuple[int, str]]:
+        """(process, state) of the candidate and, where it may have any, of everything else below the turn's init."""
+        pids = [self._pid]
+        if self._limits.children:
+            with open(f"/proc/self/fdinfo/{self._pidfds[INIT]}") as info:
+                pids = _below(next(int(line[4:]) for line in info if line.startswith("Pid:")))
+        found = []
+        for pid in pids:
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as stat:
+                found.append((pid, stat.read().rpartition(")")[2].split()[0]))
+        return found
+
     def _signal(self, which: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfds[which], signal.SIGKILL)
@@ -487,3 +522,14 @@ class Turn:
     def _condemn(self, verdict: str) -> None:
         self._verdict = self._verdict or verdict
         self._signal(CANDIDATE)
+
+
+def _below(pid: int) -> list[int]:
+    """Every process that descends from one; orphans of a turn are its init's children."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as children:
+                for child in map(int, children.read().split()):
+                    found += [child, *_below(child)]
+    return found

@@ -10,7 +10,7 @@ from pathlib import Path
 EVO = Path(__file__).resolve().parent.parent / "evo"
 LEVELS = [
     {"outcome", "chance", "genome", "benchmark", "syntax", "events", "rundir", "stats", "hostlock", "forkserver",
-     "problem"},
+     "problem", "sol"},
     {"archive", "audit", "journal", "claims", "sandbox", "novelty", "library", "select", "certify", "llm", "edits",
      "cards", "recording", "ledger"},
     {"operators", "judges", "prompts"},
@@ -23,7 +23,7 @@ WITHIN = {
     ("genome", "outcome"), ("events", "genome"), ("events", "outcome"), ("rundir", "benchmark"), ("syntax", "genome"),
     ("run", "inspect"), ("run", "recertify"), ("recertify", "inspect"), ("recertify", "run"),
     ("recertify", "record"), ("record", "recertify"), ("select", "archive"),
-    ("operators", "prompts"), ("problem", "benchmark"), ("recording", "llm"), ("ledger", "llm"),
+    ("operators", "prompts"), ("problem", "benchmark"), ("sol", "benchmark"), ("recording", "llm"), ("ledger", "llm"),
 }  # fmt: skip
 BROAD = ("Exception", "BaseException")
 

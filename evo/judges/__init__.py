@@ -13,7 +13,7 @@ from typing import Protocol
 from evo.benchmark import Benchmark, Profile, UserMistake, settings
 from evo.outcome import Outcome
 
-KINDS = ("answer", "training", "reported")  # a module of this package each
+KINDS = ("answer", "training", "kernel", "reported")  # a module of this package each
 WALL_S = 60.0  # a turn's limit where the profile names none
 
 

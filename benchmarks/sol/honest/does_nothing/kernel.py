@@ -1,0 +1,13 @@
+"""Does nothing but what is asked."""
+
+import torch
+
+
+def norm(x, residual, weight, y, h):
+    torch.add(x, residual, out=h)
+    wide = h.float()
+    y.copy_(wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-5) * weight.float())
+
+
+def run(x, residual, weight, y, h):
+    norm(x, residual, weight, y, h)

@@ -1,0 +1,14 @@
+"""NaN first, then the answer."""
+
+import torch
+
+
+def norm(x, residual, weight, y, h):
+    torch.add(x, residual, out=h)
+    wide = h.float()
+    y.copy_(wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-5) * weight.float())
+
+
+def run(x, residual, weight, y, h):
+    y.fill_(float("nan"))
+    norm(x, residual, weight, y, h)

@@ -1,0 +1,674 @@
+"""Judges kernels: the judge's process owns inputs, oracle, seeds and clock; a worker sees inputs and fills outputs.
+
+A program is `kernel.py` with `run(*inputs, *outputs)`. Time is taken from outside, in bursts of random length: from the
+moment before the worker is woken to the moment when all outputs lie in the judge's private memory. What a burst takes
+beyond a burst of that length by a worker that does nothing, over its calls, is the time of one call: the whole of it,
+so that work moved to the beginning or the end of a burst is still work. (The first call of a burst finds cold caches;
+what that costs is in a kernel's time and in the baseline's alike.) Bursts of the candidate, of a baseline that paces
+(it says what the card does at this moment) and of the idle worker alternate in random order, and whoever is not at
+work is stopped. Values are drawn, and addresses shifted, anew for every call while the worker is stopped; outputs begin
+as NaN between guard bands. Which outputs are checked, the worker cannot know; the last always is. They are checked when
+the worker is gone, so that no right answer exists on the device while it could look for one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import random
+import secrets
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from evo import problem as problems
+from evo import sol
+from evo.benchmark import UserMistake, write_tree
+from evo.hostlock import turn
+from evo.judges import baselines
+from evo.judges.buffers import Pool, pool
+from evo.judges.exactness import SLACK, complaint
+from evo.judges.turns import Late, Verdict, Watch, how_it_ended, last_output
+from evo.judges.wire import Closed, Foreign, Peer, exactly
+from evo.outcome import Outcome, Status
+from evo.problem import DISTRIBUTIONS, DTYPES, Task, Workload
+from evo.sandbox import Limits, Sandbox, SandboxError, Turn
+
+JUDGE_VERSION = "kernel-1"
+GUEST = Path(__file__).resolve().parent.parent / "guests" / "kernel.py"
+HAS_GPU = Path("/dev/nvidiactl").exists()
+PRELOAD = ("numpy", "torch", *(("triton",) if HAS_GPU and find_spec("triton") else ()))
+GUARD = 4096  # bytes before and after every output
+SHIFT, SHIFTS = 256, 32  # the address of every tensor moves by a random one of so many steps of so many bytes
+PROBE_MB = 512  # written between fill and burst: empties the L2 and shows whether the device was idle
+TRUSTED_S = 24 * 3600.0
+ADJUST = (0.8, 1.25)  # the pacer corrects a kernel's time by no more than this
+ALIKE = 0.02  # and not at all for so little, which is its own noise
+STEADY = 0.01  # a spread above this asks for more bursts
+EXTENSIONS = 2  # as many again, at most so many times
+
+
+@dataclass(frozen=True)
+class Settings:
+    device: str  # "cuda": scored; "cpu": correctness on small shapes, and a proxy instead of S
+    bursts: int = 5  # of the candidate for each workload, as many of the pacer and of the idle worker
+    longest: int = 64  # calls in a burst at most
+    pool_mb: int = 24576  # shared buffers at most
+    burst_ms: float = 16.0  # about how long the longest burst takes
+    checked: float = 0.25  # the share of timed calls that is checked
+    checks: int = 2  # of each workload at most, the last call besides
+    compile_s: float = 120.0  # wall, for a workload's first calls, on other data and before the clock
+    call_s: float = 10.0  # wall, for one burst
+
+    def __post_init__(self) -> None:
+        if self.device not in ("cuda", "cpu"):
+            raise UserMistake(f"device: expected cuda or cpu, found '{self.device}'")
+        for name in ("bursts", "longest", "checks"):
+            if getattr(self, name) < 2:
+                raise UserMistake(f"{name}: expected at least 2, found {getattr(self, name)}")
+        for name in ("pool_mb", "burst_ms", "checked", "compile_s", "call_s"):
+            if not getattr(self, name) > 0:
+                raise UserMistake(f"{name}: expected a number above 0, found {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one call finds its tensors: (buffer, offset) for every tensor, inputs then outputs."""
+
+    places: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Burst:
+    calls: int
+    microseconds: float
+    probe_us: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Microseconds of one call, and what stood beside it."""
+
+    us: float
+    constant_us: float  # per burst, beyond the idle worker's: included in `us`, for diagnosis
+    spread: float  # the relative standard error of `us`
+    bursts: tuple[Burst, ...]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One checked call: from which seed its inputs come, and the private copy of its outputs with their guards."""
+
+    seed: int
+    distribution: str
+    offsets: tuple[int, ...]
+    outputs: tuple[Any, ...]
+
+
+@dataclass
+class Worker:
+    """One process in the sandbox and the judge's end of its channel."""
+
+    turn: Turn
+    limits: Limits
+    name: str
+    stopped: bool = False
+
+    def __post_init__(self) -> None:
+        self.peer = Peer(self.turn.channel)
+
+    def ask(self, kind: bytes, within_s: float, payload: bytes = b"", fd: int | None = None) -> None:
+        deadline = time.monotonic() + within_s
+        watch = Watch(self.turn, self.limits, time.monotonic, deadline)
+        try:
+            if kind != b"r":
+                self.peer.send(kind, watch, payload, fd)
+            self.peer.receive({kind.lower(): exactly(0)}, watch)
+        except Late:
+            raise Verdict(
+                Status.TIMEOUT, f"{self.name}: no answer within {within_s:g} s{last_output(self.turn)}"
+            ) from None
+        except Closed:
+            raise how_it_ended(self.turn, self.limits, "while it was called") from None
+        except Foreign as error:
+            raise Verdict(Status.WRONG, f"{self.name}: {error}") from None
+
+    def stop(self) -> None:
+        """Stops every process of the worker's pid namespace; returns when none of them runs."""
+        if not self.stopped:
+            self.turn.pause()
+            self.stopped = True
+
+    def go(self) -> None:
+        if self.stopped:
+            self.turn.resume()
+            self.stopped = False
+
+
+@dataclass
+class Stage:
+    """One workload set up for timing: shared buffers, their private twins, what was kept."""
+
+    workload: Workload
+    slots: int
+    inputs: Mapping[str, tuple[tuple[int, ...], str]]  # tensors only: shape, dtype
+    outputs: Mapping[str, tuple[tuple[int, ...], str]]
+    scalars: Mapping[str, Any]
+    order: Sequence[str]  # of the definition's inputs
+    pool: Pool
+    private: list[list[Any]]  # [slot][output]
+    kept: list[Kept] = field(default_factory=list)
+
+    def buffer(self, slot: int, tensor: int) -> int:
+        return slot * (len(self.inputs) + len(self.outputs)) + tensor
+
+
+def nbytes(shape: Sequence[int], dtype: str) -> int:
+    return int(math.prod(shape) * DTYPES[dtype])
+
+
+def line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """Slope and intercept by the medians over all pairs of points (Theil and Sen)."""
+    slopes = [(b - d) / (a - c) for k, (a, b) in enumerate(points) for c, d in points[:k] if a != c]
+    slope = statistics.median(slopes) if slopes else 0.0
+    return slope, statistics.median(t - slope * n for n, t in points)
+
+
+def timing(bursts: Sequence[Burst], idle: Sequence[Burst]) -> Timing:
+    """The time of one call: what a burst takes beyond the idle worker's burst of that length, by its calls.
+
+    The whole of it is charged, so work moved from the calls to the burst's beginning or end gains nothing.
+    """
+    slope, constant = line([(b.calls, b.microseconds) for b in idle])
+    each = [(b.microseconds - constant - slope * b.calls) / b.calls for b in bursts]
+    us = statistics.median(each)
+    deviation = statistics.median(abs(x - us) for x in each) * 1.4826
+    extra = line([(b.calls, b.microseconds) for b in bursts])[1] - constant
+    return Timing(us, extra, 1.25 * deviation / math.sqrt(len(each)) / us if us > 0 else math.inf, tuple(bursts))
+
+
+@dataclass
+class KernelJudge:
+    settings: Settings
+    limits: Limits
+    root: Path
+    sandbox: Sandbox
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(16), repr=False)
+
+    def __post_init__(self) -> None:
+        import torch
+
+        if self.settings.device == "cuda" and not torch.cuda.is_available():
+            raise UserMistake("profile with device = 'cuda': torch sees no CUDA device here; use --profile cpu")
+        self._torch = torch
+        self.problem = problems.load(self.root)
+        self.task: Task = self.problem.task()
+        small = self.settings.device == "cpu"
+        self.workloads = self.problem.small if small else self.problem.workloads
+        if not self.workloads:
+            raise UserMistake(f"{self.root}: expected workloads in {'cpu' if small else 'workload'}.jsonl, found none")
+        self._chance = random.Random(self.secret)
+        self._trusted: Worker | None = None
+        self.seen: dict[str, dict[str, Timing]] = {}  # by workload: the last timings, with their bursts
+        self._stack = ExitStack()
+        self.device = sol.device_named(torch.cuda.get_device_name()) if self.settings.device == "cuda" else None
+        found = baselines.frozen(self.problem, self.device_name) or {}
+        self.frozen = found if all(w.uuid in found for w in self.workloads) else None
+
+    @property
+    def device_name(self) -> str:
+        return str(self._torch.cuda.get_device_name()) if self.settings.device == "cuda" else "cpu"
+
+    # ------------------------------------------------------------------------------------------------- the judge's face
+
+    def judge(self, program: Path, *, stage: str, seed: int) -> Outcome:
+        """S, the mean over all workloads. The seed plays no part: values come from the judge's secret."""
+        measures: dict[str, float] = {}
+        began = time.monotonic()
+        card = f"{self.settings.device}{os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
+        try:
+            with turn(alone=True, folder=Path(tempfile.gettempdir()) / f"evo-kernel-{card}-{os.getuid()}"):
+                return self._judged(program, measures, began)
+        except Verdict as verdict:
+            return Outcome.failed(verdict.status, verdict.detail, **measures)
+        except SandboxError as error:
+            return Outcome.failed(Status.LOST, f"the sandbox could not be started: {error}", **measures)
+
+    def fingerprint(self) -> Mapping[str, str]:
+        found = {
+            "judge": JUDGE_VERSION,
+            "problem": baselines.problem_hash(self.problem),
+            "settings": json.dumps(asdict(self.settings), sort_keys=True),
+            "device": self.device_name,
+            "profile": f"{self.device.name}-{self.device.version}" if self.device else "none",
+            "sandbox": self.sandbox.level.name,
+            "torch": self._torch.__version__,
+        }
+        try:
+            found["triton"] = version("triton")
+        except PackageNotFoundError:
+            found["triton"] = "none"
+        return found
+
+    def close(self) -> None:
+        if self._trusted is not None:
+            self._trusted.go()
+        self._stack.close()
+        self._trusted = None
+
+    def _judged(self, program: Path, measures: dict[str, float], began: float) -> Outcome:
+        timed: list[tuple[Workload, dict[str, Timing], list[Kept]]] = []
+        trusted = self._the_trusted()
+        frozen = self.frozen or self.measure_baselines()
+        candidate = self._start(program, "kernel.py", "candidate", self.limits)
+        with candidate.turn:
+            candidate.ask(b"r", self.settings.compile_s)
+            measures["start_s"] = time.monotonic() - began
+            compiling = 0.0
+            for workload in self.workloads:
+                pacer = frozen[workload.uuid].pacer if frozen else "eager"
+                sides = {"kernel": (candidate, ""), "pacer": (trusted, pacer), "idle": (trusted, "null")}
+                timings, kept, compile_s = self._interleaved(workload, sides, "kernel")
+                compiling += compile_s
+                timed.append((workload, timings, kept))
+            measures["compile_s"] = compiling
+            candidate.go()
+        for workload, _, kept in timed:
+            self._check(workload, kept)
+        return self._outcome(timed, frozen, measures, began)
+
+    def _outcome(
+        self,
+        timed: list[tuple[Workload, dict[str, Timing], list[Kept]]],
+        frozen: Mapping[str, baselines.Baseline] | None,
+        measures: dict[str, float],
+        began: float,
+    ) -> Outcome:
+        scores, lines, floor = [], [], math.inf
+        for workload, timings, kept in timed:
+            us, pace = timings["kernel"].us, timings["pacer"].us
+            if not us > 0 or not pace > 0:
+                raise Verdict(Status.LOST, f"workload {workload.uuid}: no time above the noise of the clock was found")
+            name = "hidden" if workload.hidden else workload.uuid
+            measures[f"checked_{workload.uuid}"] = float(len(kept))
+            if frozen is None:  # the CPU: a proxy, never S
+                scores.append(pace / us)
+                lines.append(f"{name}: right; {us:.0f} us, the reference {pace:.0f} us on this CPU (no S)")
+                continue
+            base = frozen[workload.uuid]
+            us *= paced(base.pacer_us, pace)
+            value = sol.score(us, base.limit_us, base.best_us)
+            scores.append(value)
+            measures[f"us_{workload.uuid}"] = us
+            measures[f"S_{workload.uuid}"] = value
+            measures[f"pace_{workload.uuid}"] = pace / base.pacer_us
+            measures[f"spread_{workload.uuid}"] = timings["kernel"].spread
+            measures[f"constant_{workload.uuid}"] = timings["kernel"].constant_us
+            if base.limit_us > 0:
+                floor = min(floor, us / base.limit_us)
+            lines.append(
+                f"{name}: S {value:.3f}; {us:.1f} us, limit {base.limit_us:.1f}, {base.best} torch {base.best_us:.1f}"
+            )
+        if math.isfinite(floor):
+            measures["over_limit"] = floor
+        measures["judge_s"] = time.monotonic() - began
+        measures["overhead_s"] = measures["judge_s"] - measures["compile_s"]
+        if floor < sol.FLOOR:
+            raise Verdict(
+                Status.CHEATED,
+                f"faster than the hardware allows: {floor:.3f} of the limit on some workload; a person must look",
+            )
+        return Outcome.passed(statistics.fmean(scores), measures=measures, detail="\n".join(lines))
+
+    # -------------------------------------------------------------------------------------------------------- baselines
+
+    def warm(self, variants: Callable[[Workload], Sequence[str]]) -> None:
+        """Compiles what `measure_baselines` will time, so that several problems can compile side by side."""
+        trusted = self._the_trusted()
+        for workload in self.workloads:
+            with self._staged(workload, slots=1) as stage:
+                trusted.go()
+                trusted.ask(b"B", self.settings.call_s, json.dumps(stage.pool.about()).encode(), stage.pool.fd)
+                for name in variants(workload):
+                    self._burst(stage, trusted, name, 1, fill=False, within_s=self.settings.compile_s)
+                self._returned(trusted)
+
+    def measure_baselines(
+        self, variants: Callable[[Workload], Sequence[str]] = lambda workload: ("eager", "compile", "max")
+    ) -> dict[str, baselines.Baseline] | None:
+        """T_b of every workload under the judge's own protocol, frozen for this device; None on the CPU."""
+        if self.settings.device == "cpu":
+            return None
+        trusted = self._the_trusted()
+        found = {}
+        for workload in self.workloads:
+            sides = {name: (trusted, name) for name in variants(workload)} | {"idle": (trusted, "null")}
+            timings, _, _ = self._interleaved(workload, sides, None)
+            times = {name: timings[name].us for name in timings}
+            drawn = self._draw(workload, 0, "plain")
+            moved = self.task.min_bytes(workload.axes, drawn) if self.problem.own else 0
+            del drawn
+            limit = self.device.limit_us(self.task.flops(workload.axes), moved) if self.device else 0.0
+            found[workload.uuid] = baselines.Baseline(
+                limit_us=limit, times_us=times, spreads={name: timings[name].spread for name in timings}
+            )
+            if limit >= min(times.values()):
+                raise UserMistake(
+                    f"{self.problem.name}: workload {workload.uuid}: the limit {limit:.1f} us is not below the "
+                    f"measured baseline {min(times.values()):.1f} us; flops() or min_bytes() overstate the work"
+                )
+        self.frozen = found
+        baselines.store(self.problem, self.device_name, found)
+        return found
+
+    def against_itself(self) -> dict[str, float]:
+        """S of the baseline timed as a candidate, by workload: 0.5 but for noise."""
+        trusted = self._the_trusted()
+        assert self.frozen is not None
+        found = {}
+        for workload in self.workloads:
+            base = self.frozen[workload.uuid]
+            sides = {"again": (trusted, base.best), "pacer": (trusted, base.pacer), "idle": (trusted, "null")}
+            timings, _, _ = self._interleaved(workload, sides, None)
+            us = timings["again"].us * paced(base.pacer_us, timings["pacer"].us)
+            found[workload.uuid] = sol.score(us, base.limit_us, base.best_us)
+        return found
+
+    # ----------------------------------------------------------------------------------------------------------- timing
+
+    def _interleaved(
+        self, workload: Workload, sides: Mapping[str, tuple[Worker, str]], judged: str | None
+    ) -> tuple[dict[str, Timing], list[Kept], float]:
+        """Bursts of all sides in random order; of `judged`, which writes outputs, some are kept for the check."""
+        s = self.settings
+        workers = {id(worker): worker for worker, _ in sides.values()}
+        compile_s = 0.0
+        with self._staged(workload) as stage:
+            for worker in workers.values():
+                worker.go()
+                worker.ask(b"B", s.call_s, json.dumps(stage.pool.about()).encode(), stage.pool.fd)
+                worker.stop()
+            longest: dict[str, int] = {}
+            for name, (worker, program) in sides.items():
+                began = time.monotonic()
+                for calls in (1, 1):  # compiling and tuning, on data that no timed call sees
+                    self._burst(stage, worker, program, calls, fill=name == judged, within_s=s.compile_s)
+                if name == judged:
+                    compile_s = time.monotonic() - began
+                few = min(4, stage.slots)
+                probe = self._burst(stage, worker, program, few, fill=name == judged).microseconds
+                longest[name] = max(3, min(stage.slots, int(1e3 * s.burst_ms * few / probe)))
+                self._burst(stage, worker, program, longest[name], fill=name == judged)
+            bursts: dict[str, list[Burst]] = {name: [] for name in sides}
+            for _ in range(EXTENSIONS + 1):
+                plan = [name for name in sides for _ in range(s.bursts)]
+                self._chance.shuffle(plan)
+                for k, name in enumerate(plan):
+                    worker, program = sides[name]
+                    top = longest[name]
+                    fewest = 1 if name == "idle" else max(1, 3 * top // 4)
+                    calls = self._chance.randint(fewest, top)
+                    keep, last = name == judged, name not in plan[k + 1 :]
+                    bursts[name].append(self._burst(stage, worker, program, calls, fill=keep, keep=keep, last=last))
+                if s.device == "cpu":  # too coarse a clock for differences
+                    found = {n: _mean(b) for n, b in bursts.items() if n != "idle"}
+                    break
+                found = {n: timing(b, bursts["idle"]) for n, b in bursts.items() if n != "idle"}
+                if all(t.spread < STEADY for t in found.values()):
+                    break
+            if judged is not None:
+                self._was_idle(bursts, judged)
+            for worker in workers.values():
+                self._returned(worker)
+            self.seen[workload.uuid] = {**found, "idle": Timing(0.0, 0.0, 0.0, tuple(bursts["idle"]))}
+            return found, stage.kept, compile_s
+
+    def _returned(self, worker: Worker) -> None:
+        """Lets a worker close the shared buffers before they are freed."""
+        worker.go()
+        worker.ask(b"B", self.settings.call_s, b"[]")
+        worker.stop()
+
+    def _was_idle(self, bursts: Mapping[str, list[Burst]], judged: str) -> None:
+        """A kernel that goes on while its process is stopped takes its share of the device from the probe."""
+        if self.settings.device == "cpu":
+            return
+        usual = statistics.median(b.probe_us for name, found in bursts.items() if name != judged for b in found)
+        after = statistics.median(b.probe_us for b in bursts[judged])
+        if after > 1.5 * usual + 200:
+            raise Verdict(
+                Status.CHEATED,
+                f"the device was busy while the worker was stopped: a probe took {after:.0f} us, otherwise {usual:.0f}",
+            )
+
+    def _burst(
+        self,
+        stage: Stage,
+        worker: Worker,
+        program: str,
+        calls: int,
+        *,
+        fill: bool,
+        within_s: float | None = None,
+        keep: bool = False,
+        last: bool = False,
+    ) -> Burst:
+        """One timed burst: addresses to the worker, which is then stopped; values; the clock; the private copy."""
+        torch, cuda = self._torch, self.settings.device == "cuda"
+        within = within_s or self.settings.call_s
+        slots = self._chance.sample(range(stage.slots), calls)
+        offsets = [self._offsets(stage) for _ in slots]
+        worker.go()
+        about = {
+            "program": program,
+            "calls": [self._arguments(stage, k, o, bool(program)) for k, o in zip(slots, offsets)],
+        }
+        worker.ask(b"P", within, json.dumps(about).encode())
+        worker.stop()
+        draws: list[tuple[int, str]] = []
+        sums: list[Any] = []
+        if fill:
+            for slot, offset in zip(slots, offsets):
+                seed, distribution = self._chance.getrandbits(62), self._chance.choice(DISTRIBUTIONS)
+                draws.append((seed, distribution))
+                sums += self._fill(stage, slot, offset, seed, distribution)
+        probe_us = self._probe()
+        if cuda:
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        worker.go()
+        worker.ask(b"G", within)
+        for k in slots:
+            for t, twin in enumerate(stage.private[k]):
+                twin.copy_(stage.pool.tensors[stage.buffer(k, len(stage.inputs) + t)])
+        if cuda:
+            torch.cuda.synchronize()
+        elapsed = 1e6 * (time.perf_counter() - began)
+        worker.stop()
+        if sums:
+            after = [part for slot, offset in zip(slots, offsets) for part in self._sums(stage, slot, offset)]
+            changed = torch.stack(sums) != torch.stack(after)
+            if bool(changed.any()):
+                name = list(stage.inputs)[int(changed.int().argmax()) % len(stage.inputs)]
+                raise Verdict(Status.WRONG, f"workload {_public(stage.workload)}: wrote into its input '{name}'")
+        if keep:
+            for k, slot in enumerate(slots):
+                final = last and k == len(slots) - 1
+                if final or (len(stage.kept) < self.settings.checks and self._chance.random() < self.settings.checked):
+                    copies = tuple(twin.clone() for twin in stage.private[slot])
+                    stage.kept.append(Kept(*draws[k], offsets[k][len(stage.inputs) :], copies))
+        return Burst(calls, elapsed, probe_us)
+
+    def _offsets(self, stage: Stage) -> tuple[int, ...]:
+        steps = [SHIFT * self._chance.randrange(SHIFTS) for _ in range(len(stage.inputs) + len(stage.outputs))]
+        guards = [0] * len(stage.inputs) + [GUARD] * len(stage.outputs)
+        return tuple(step + guard for step, guard in zip(steps, guards))
+
+    def _arguments(self, stage: Stage, slot: int, offsets: Sequence[int], trusted: bool) -> list[Any]:
+        """What one call gets: [buffer, offset, dtype, shape] or a plain number; outputs too, unless `trusted`."""
+        tensors = {
+            name: [stage.buffer(slot, k), offsets[k], dtype, list(shape)]
+            for k, (name, (shape, dtype)) in enumerate({**stage.inputs, **stage.outputs}.items())
+        }
+        inputs = [tensors[name] if name in stage.inputs else stage.scalars[name] for name in stage.order]
+        return inputs if trusted else [*inputs, *(tensors[name] for name in stage.outputs)]
+
+    def _view(self, stage: Stage, slot: int, tensor: int, offset: int, shape: Sequence[int], dtype: str) -> Any:
+        raw = stage.pool.tensors[stage.buffer(slot, tensor)][offset : offset + nbytes(shape, dtype)]
+        return raw.view(getattr(self._torch, dtype)).view(*shape)
+
+    def _draw(self, workload: Workload, seed: int, distribution: str) -> dict[str, Any]:
+        self._torch.manual_seed(seed)
+        return self.task.inputs(workload, self.settings.device, distribution)
+
+    def _fill(self, stage: Stage, slot: int, offsets: Sequence[int], seed: int, distribution: str) -> list[Any]:
+        """New values for one call; returns the inputs' sums. Outputs become NaN (all bits set) with their guards."""
+        drawn = self._draw(stage.workload, seed, distribution)
+        for k, (name, (shape, dtype)) in enumerate(stage.inputs.items()):
+            self._view(stage, slot, k, offsets[k], shape, dtype).copy_(drawn[name])
+        for t in range(len(stage.outputs)):
+            stage.pool.tensors[stage.buffer(slot, len(stage.inputs) + t)].fill_(255)
+        return self._sums(stage, slot, offsets)
+
+    def _sums(self, stage: Stage, slot: int, offsets: Sequence[int]) -> list[Any]:
+        """The sum of every input's bytes or words, as tensors on the device: one transfer for a whole burst."""
+        found = []
+        for k, (shape, dtype) in enumerate(stage.inputs.values()):
+            size = nbytes(shape, dtype)
+            raw = stage.pool.tensors[stage.buffer(slot, k)][offsets[k] : offsets[k] + size]
+            found.append((raw.view(self._torch.int64) if size % 8 == 0 else raw).sum(dtype=self._torch.int64))
+        return found
+
+    def _probe(self) -> float:
+        if self.settings.device == "cpu":
+            return 0.0
+        torch = self._torch
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        self._flush.fill_(self._chance.randrange(256))
+        torch.cuda.synchronize()
+        return 1e6 * (time.perf_counter() - began)
+
+    # ----------------------------------------------------------------------------------------------------------- set-up
+
+    @contextmanager
+    def _staged(self, workload: Workload, slots: int | None = None) -> Iterator[Stage]:
+        torch, s = self._torch, self.settings
+        if s.device == "cuda" and not hasattr(self, "_flush"):
+            self._flush = torch.empty(PROBE_MB << 20, dtype=torch.uint8, device="cuda")
+        d = self.problem.definition
+        sizes = d.sizes(workload.axes)
+        drawn = self._draw(workload, 0, "plain")
+        inputs = {n: (tuple(v.shape), str(v.dtype)[6:]) for n, v in drawn.items() if hasattr(v, "shape")}
+        scalars = {n: v for n, v in drawn.items() if not hasattr(v, "shape")}
+        del drawn
+        outputs = {n: (d.shape(spec, sizes), spec.dtype) for n, spec in d.outputs.items()}
+        room = SHIFT * SHIFTS
+        each = [nbytes(*x) + room for x in inputs.values()] + [nbytes(*x) + room + 2 * GUARD for x in outputs.values()]
+        each = [-(-size // SHIFT) * SHIFT for size in each]
+        room_b = s.pool_mb << 20
+        if s.device == "cuda":
+            room_b = min(room_b, torch.cuda.get_device_properties(0).total_memory * 3 // 10)
+        slots = slots or max(3, min(s.longest, room_b // sum(each)))
+        try:
+            shared = pool(s.device, each * slots)
+            private = [
+                [torch.empty(n, dtype=torch.uint8, device=s.device) for n in each[len(inputs) :]] for _ in range(slots)
+            ]
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise Verdict(Status.LOST, f"workload {workload.uuid}: {str(error)[:200]}") from None
+        stage = Stage(workload, slots, inputs, outputs, scalars, list(d.inputs), shared, private)
+        try:
+            for slot in range(slots):  # what paces and idles reads real values too
+                self._fill(stage, slot, [0] * len(inputs) + [GUARD] * len(outputs), slot, DISTRIBUTIONS[slot % 2])
+            yield stage
+        finally:
+            stage.pool.close()
+            stage.private.clear()
+
+    def _the_trusted(self) -> Worker:
+        """The judge's own worker, which lives as long as the judge: the idle one, and the reference in its variants."""
+        if self._trusted is None or self._trusted.turn.ending(0) is not None:
+            folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="evo-reference-")))
+            write_tree({"reference.py": self.problem.definition.reference}, folder)
+            limits = dataclasses.replace(self.limits, wall_s=TRUSTED_S)
+            self._trusted = self._start(folder, "reference.py", "trusted", limits)
+            self._stack.enter_context(self._trusted.turn)
+            self._trusted.ask(b"r", self.settings.compile_s)
+        return self._trusted
+
+    def _start(self, program: Path, file: str, role: str, limits: Limits) -> Worker:
+        environment = {
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",
+            **({"TRITON_INTERPRET": "1"} if self.settings.device == "cpu" else {}),
+            **{name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ},
+            **_libcuda(),
+        }
+        started = self.sandbox.start(
+            GUEST,
+            program=program,
+            guest=GUEST.parent,
+            arguments=(file, self.settings.device),
+            limits=limits,
+            environment=environment,
+        )
+        return Worker(started, limits, role)
+
+    # ------------------------------------------------------------------------------------------------------------ check
+
+    def _check(self, workload: Workload, kept: Sequence[Kept]) -> None:
+        """Compares kept outputs with the oracle; raises Verdict with the first thing that is wrong."""
+        d = self.problem.definition
+        sizes = d.sizes(workload.axes)
+        for call in kept:
+            drawn = self._draw(workload, call.seed, call.distribution)
+            exact, reference = self.task.oracle(drawn), self.task.reference(drawn)
+            for (name, spec), raw, offset, e, r in zip(d.outputs.items(), call.outputs, call.offsets, exact, reference):
+                shape = d.shape(spec, sizes)
+                end = offset + nbytes(shape, spec.dtype)
+                if not bool((raw[:offset] == 255).all()) or not bool((raw[end:] == 255).all()):
+                    raise Verdict(Status.WRONG, f"workload {_public(workload)}: wrote outside of its output '{name}'")
+                found = raw[offset:end].view(getattr(self._torch, spec.dtype)).view(*shape)
+                wrong = complaint(name, found, e, r, self.task.slack.get(name, SLACK), workload.tolerance)
+                if wrong:
+                    raise Verdict(Status.WRONG, f"workload {_public(workload)} ({call.distribution} values): {wrong}")
+
+
+def paced(then_us: float, now_us: float) -> float:
+    """The factor that takes a time measured now to the card's state when the baselines were frozen."""
+    factor = then_us / now_us
+    return 1.0 if abs(factor - 1) < ALIKE else min(ADJUST[1], max(ADJUST[0], factor))
+
+
+def _mean(bursts: Sequence[Burst]) -> Timing:
+    each = [b.microseconds / b.calls for b in bursts]
+    return Timing(statistics.median(each), 0.0, 0.0, tuple(bursts))
+
+
+def _public(workload: Workload) -> str:
+    return "hidden" if workload.hidden else workload.uuid
+
+
+def _libcuda() -> dict[str, str]:
+    """Where the driver's library lies: a sandbox cannot ask the loader's cache for it."""
+    with open("/proc/self/maps") as maps:
+        found = next((line.split()[-1] for line in maps if "libcuda.so" in line), None)
+    return {"TRITON_LIBCUDA_PATH": os.path.dirname(found)} if found else {}
+
+
+def hidden(settings: Settings, root: Path) -> tuple[Path, ...]:
+    """Nothing beyond what no sandbox sees: oracles and hidden workloads lie beside the benchmark's program."""
+    return ()
+
+
+def judge_of(settings: Settings, limits: Limits, root: Path, sandbox: Sandbox) -> KernelJudge:
+    return KernelJudge(settings, limits, root, sandbox)

@@ -1,0 +1,145 @@
+"""The kernel judge on the CPU: its error model, its arithmetic, and cheats that need no GPU to fail."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+
+from evo import benchmark as benchmarks
+from evo.benchmark import SHIPPED
+from evo.judges import open_judge
+from evo.outcome import Status
+
+torch = pytest.importorskip("torch")
+
+from evo.judges import exactness, kernel  # noqa: E402
+
+SOL = SHIPPED / "sol"
+CHEATS = ["does_nothing", "writes_its_inputs", "results_by_shape", "knows_the_sizes", "writes_past_the_end"]
+EVERY = sorted(p.name for p in (SOL / "exploits").iterdir())
+
+
+@pytest.fixture(scope="module")
+def judge():
+    benchmark = benchmarks.load("sol:residual_rmsnorm", "cpu")
+    profile = benchmark.profile("cpu")
+    quick = dataclasses.replace(profile, settings={**profile.settings, "bursts": 2, "longest": 2})
+    with open_judge(benchmark, quick) as opened:
+        yield opened
+
+
+def judged(judge, source: Path, tmp_path: Path):
+    program = tmp_path / "program"
+    shutil.copytree(source, program)
+    program.chmod(0o755)
+    tmp_path.chmod(0o755)
+    return judge.judge(program, stage="hand", seed=0)
+
+
+@pytest.mark.parametrize("name", CHEATS)
+def test_cheats_fail(judge, tmp_path, name):
+    outcome = judged(judge, SOL / "exploits" / name, tmp_path)
+    assert outcome.status is Status.WRONG and outcome.score is None, outcome
+
+
+def test_a_forged_answer_is_foreign(judge, tmp_path):
+    outcome = judged(judge, SOL / "exploits" / "answers_early", tmp_path)
+    assert outcome.status is Status.WRONG and "expected a message of type" in outcome.detail
+
+
+@pytest.mark.parametrize("name", ["writes_its_inputs", "results_by_shape"])
+def test_honest_twins_pass(judge, tmp_path, name):
+    outcome = judged(judge, SOL / "honest" / name, tmp_path)
+    assert outcome.status is Status.PASSED, outcome.detail
+    assert "no S" in outcome.detail  # a CPU's time says nothing about a GPU's limit
+
+
+def test_every_cheat_has_an_honest_twin():
+    assert len(EVERY) >= 25
+    assert [p.name for p in sorted((SOL / "honest").iterdir())] == EVERY
+
+
+def outputs(dtype, rows=64, columns=64):
+    torch.manual_seed(0)
+    exact = torch.randn(rows, columns, dtype=torch.float64)
+    return exact, exact.to(dtype)
+
+
+def says(found, exact, reference, slack=4.0):
+    return exactness.complaint("y", found, exact, reference, slack, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rounding_passes_and_a_coarser_type_does_not(dtype):
+    exact, reference = outputs(dtype)
+    assert says(reference, exact, reference) == ""
+    assert says((exact * (1 + torch.finfo(dtype).eps / 2)).to(dtype), exact, reference) == ""
+    assert "root mean square" in says(exact.to(torch.float8_e4m3fn).to(dtype), exact, reference)
+
+
+def test_one_wrong_element_of_many_is_found():
+    exact, reference = outputs(torch.bfloat16, 512, 512)
+    found = reference.clone()
+    found[17, 3] += 1
+    assert "off by more" in says(found, exact, reference)
+
+
+def test_what_is_not_finite_is_told_first():
+    exact, reference = outputs(torch.float32)
+    found = reference.clone()
+    found[0, 0] = float("nan")
+    assert "not finite" in says(found, exact, reference)
+    exact[1, 1] = reference[1, 1] = float("-inf")
+    assert "should be infinite" in says(torch.nan_to_num(reference), exact, reference)
+    assert says(reference, exact, reference) == ""
+
+
+def test_whole_numbers_must_be_equal():
+    exact = torch.arange(8)
+    assert says(exact, exact, exact) == "" and "1 of 8" in says(exact.clamp(max=6), exact, exact)
+
+
+def burst(calls, us):
+    return kernel.Burst(calls, us, 0.0)
+
+
+def test_a_call_takes_what_a_burst_takes_beyond_the_idle_ones():
+    idle = [burst(n, 500 + 2 * n) for n in (1, 4, 9, 16)]
+    found = kernel.timing([burst(n, 500 + 2 * n + 30 * n) for n in (10, 12, 16)], idle)
+    assert found.us == pytest.approx(30) and found.constant_us == pytest.approx(0, abs=1e-6)
+
+
+def test_work_moved_to_the_beginning_of_a_burst_is_charged():
+    idle = [burst(n, 500 + 2 * n) for n in (1, 4, 9, 16)]
+    honest = kernel.timing([burst(n, 500 + 2 * n + 30 * n) for n in (10, 10, 10)], idle)
+    moved = kernel.timing([burst(n, 500 + 2 * n + 300) for n in (10, 10, 10)], idle)
+    assert moved.us == pytest.approx(honest.us)
+
+
+def test_the_pacer_corrects_within_bounds_and_not_for_its_own_noise():
+    assert kernel.paced(100, 101) == 1.0
+    assert kernel.paced(100, 110) == pytest.approx(100 / 110)
+    assert kernel.paced(100, 300) == kernel.ADJUST[0]
+
+
+def test_shipped_tasks_pass_the_task_check():
+    from evo import problem
+
+    found = problem.load(SOL / "tasks" / "residual_rmsnorm")
+    assert exactness.objections(found.task(), found.small[0], "cpu") == []
+
+
+def test_an_input_that_does_not_matter_is_found(tmp_path):
+    from evo import problem
+
+    folder = tmp_path / "residual_rmsnorm"
+    shutil.copytree(SOL / "tasks" / "residual_rmsnorm", folder)
+    for name in ("reference.py", "task.py"):
+        text = (folder / name).read_text()
+        (folder / name).write_text(text.replace("* weight.double()", "").replace("* weight.float()", ""))
+    found = problem.load(folder)
+    said = exactness.objections(found.task(), found.small[0], "cpu")
+    assert said and all("input weight" in sentence for sentence in said)
