@@ -129,6 +129,8 @@ def prepared(found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
         raise UserMistake(f"{found.out} is not a run yet; name its --benchmark")
     benchmark = benchmarks.load(found.benchmark, found.profile)
     profile = benchmark.profile(found.profile)
+    if found.role != "propose":
+        require_device(benchmark, profile)
     model, recording = spelled(found.model)
     affordable(found, benchmark)
     evaluations, minutes, threads, seed = found.evaluations, found.minutes, found.threads, found.seed
