@@ -21,6 +21,7 @@ from evo import benchmark as benchmarks
 from evo import genome, inspect, journal, ledger, prompts, search
 from evo.benchmark import Benchmark, Profile, UserMistake
 from evo.events import Certified, Noted, Refuted
+from evo.judges import require_device
 from evo.llm import SPECS, open_models
 from evo.operators import CONTROLS
 from evo.recording import Header, Recorder, Recording
