@@ -240,7 +240,7 @@ class Entry:
 
 
 def dump(event: Event, at: float) -> str:
-    """One JSON line without its newline."""
+    """One JSON line without its newline; halves of surrogate pairs, which no file can hold, become question marks."""
     found: dict[str, Any] = {"at": round(at, 3), "event": event.kind}
     for f in dataclasses.fields(event):
         value = getattr(event, f.name)
@@ -255,7 +255,8 @@ def dump(event: Event, at: float) -> str:
         optional = f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
         if not optional or value not in ("", (), [], {}, 0.0):
             found[f.name] = value
-    return json.dumps(found, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    line = json.dumps(found, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return line.encode("utf-8", "replace").decode()
 
 
 def load(line: str) -> tuple[float, Event]:
