@@ -197,6 +197,9 @@ class Benchmark:
         return REPORTED if self.judge == REPORTED else "isolated"
 
     def is_editable(self, path: str) -> bool:
+        """True for a file that patches may change; never for a path that leads out of the program's folder."""
+        if path.startswith("/") or ".." in path.split("/") or "\\" in path or "\0" in path:
+            return False  # `*.py` would match ../x.py
         return any(fnmatch.fnmatchcase(path, pattern) for pattern in self.editable)
 
     def profile(self, name: str | None) -> Profile:

@@ -5,59 +5,101 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-BUDGET = 6000  # characters of cards in one prompt; about 1,500 tokens
+BUDGET = 1500  # tokens of cards in one prompt
+LINE = 400  # characters of one card
+RECENT = 3  # latest cards of a thread that its own prompts always hold
 
 
 @dataclass(frozen=True)
 class Card:
-    """One evaluated genome. `gain` is its posterior in units of gain; None where it failed, with the reason."""
+    """One evaluated genome. `gain` is its posterior in units of gain; None where it failed or was set aside."""
 
     genome: str
+    base: str  # hash of the program that gains are measured against
     cell: tuple[str, str]
-    ideas: tuple[str, ...]
+    ideas: tuple[str, ...]  # one for each patch
     patches: frozenset[str]
+    stage: str  # how far it came: screen, finalist, certified or refuted
+    status: str
     gain: float | None
-    described: str  # the gain as a person says it, or the status and reason
-    certified: bool = False
+    described: str  # the measured gain with its interval, or why there is none
+    thread: int = 0
+
+    @property
+    def is_negative(self) -> bool:
+        return self.gain is None or self.gain <= 0
 
     def line(self) -> str:
-        proof = ", certified" if self.certified else ""
-        return f"- [{self.cell[0]}, {self.cell[1]}{proof}] {self.described}: {'; '.join(self.ideas)}"
+        where = f"{self.cell[0]}, {self.cell[1]}, {self.stage}"
+        return f"- [{where}] {self.described}: {'; '.join(self.ideas)}"[:LINE]
 
 
-def for_improving(cards: Iterable[Card], parent: Card | None) -> list[Card]:
-    """The parent's own lineage, then the best of every other cell, then the failures that share most with it."""
-    everything = list(cards)
-    mine = parent.patches if parent else frozenset()
-    related = [c for c in everything if c.patches and c.patches <= mine]
-    best: dict[tuple[str, str], Card] = {}
-    for card in everything:
-        if card.gain is not None and (card.cell not in best or _rank(card) < _rank(best[card.cell])):
-            best[card.cell] = card
-    failed = [c for c in everything if c.gain is None or c.gain < 0]
-    nearest = sorted(failed, key=lambda c: (-len(c.patches & mine), c.genome))
-    return _distinct([*sorted(related, key=_rank), *sorted(best.values(), key=_rank), *nearest])
+def chosen(task: str, cards: Iterable[Card], parents: Sequence[Card], base: str, thread: int) -> list[Card]:
+    """The cards that a task's prompt shows, the most telling first; the parents' own are left out.
+
+    What failed against another base than this one says nothing any more and is dropped.
+    """
+    current = [card for card in cards if card.base == base or not card.is_negative]
+    mine = frozenset(name for parent in parents for name in parent.patches)
+    cells = {parent.cell for parent in parents}
+    recent = [card for card in current if card.thread == thread][-RECENT:][::-1]
+    lineage = sorted((c for c in current if c.patches and c.patches < mine), key=_rank)
+    failed = sorted((c for c in current if c.is_negative), key=lambda c: (-len(c.patches & mine), c.genome))
+    inside = sorted((c for c in current if c.cell in cells), key=_rank)
+    single = [c for c in current if len(c.patches) == 1 and not c.patches & mine]
+    order = {
+        "improve": [*lineage, *recent, *_best_of_cells(current), *failed],
+        "mutate": [*inside, *recent, *_best_of_cells(current)],
+        "crossover": [*lineage, *recent],
+        "bundle": [*lost_alone(single), *sorted((c for c in single if not c.is_negative), key=_rank), *recent],
+        "repair": [*lineage, *failed],
+        "reflect": [*_best_of_cells(current), *_alternating(sorted(current, key=_rank))],
+    }[task]
+    without = {parent.genome for parent in parents}
+    return [card for card in dict.fromkeys(order) if card.genome not in without]
 
 
-def for_mutating(cards: Iterable[Card], cell: tuple[str, str]) -> list[Card]:
-    """What was tried in the parent's cell, the best first: the new mechanism shall be none of it."""
-    return _distinct(sorted((c for c in cards if c.cell == cell), key=_rank))
+def lost_alone(cards: Iterable[Card]) -> list[Card]:
+    """Single patches that passed and gained nothing, the nearest to a gain first: two of them may pay together."""
+    found = [card for card in cards if len(card.patches) == 1 and card.gain is not None and card.gain <= 0]
+    return sorted(found, key=_rank)
 
 
 def within(cards: Sequence[Card], budget: int = BUDGET) -> str:
-    """As many cards as fit the budget, in their order."""
+    """As many cards as fit a budget of tokens, in their order."""
     lines: list[str] = []
+    left = budget
     for card in cards:
-        line = card.line()[:600]
-        if sum(len(have) + 1 for have in lines) + len(line) > budget:
+        left -= tokens(card.line() + "\n")
+        if left < 0:
             break
-        lines.append(line)
+        lines.append(card.line())
     return "\n".join(lines)
+
+
+def one_line(text: str, limit: int = 200) -> str:
+    """A text that somebody else wrote, as one short line of a prompt."""
+    return " ".join(text.split())[:limit]
+
+
+def tokens(text: str) -> int:
+    """About how many tokens a text has: one for every four bytes, as in English and in code."""
+    return -(-len(text.encode()) // 4)
+
+
+def _best_of_cells(cards: Iterable[Card]) -> list[Card]:
+    best: dict[tuple[str, str], Card] = {}
+    for card in cards:
+        if not card.is_negative and (card.cell not in best or _rank(card) < _rank(best[card.cell])):
+            best[card.cell] = card
+    return sorted(best.values(), key=_rank)
+
+
+def _alternating(ranked: list[Card]) -> list[Card]:
+    """From both ends inwards: the best, the worst, the second best."""
+    pairs = zip(ranked, reversed(ranked), strict=True)
+    return [card for pair in pairs for card in pair][: len(ranked)]
 
 
 def _rank(card: Card) -> tuple[float, str]:
     return (float("inf") if card.gain is None else -card.gain, card.genome)
-
-
-def _distinct(cards: Sequence[Card]) -> list[Card]:
-    return list({card.genome: card for card in cards}.values())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,8 +17,14 @@ SEARCH = re.compile(
 FENCE = re.compile(r"^```[\w+-]*[ \t]*(?P<path>[\w./-]+\.\w+)?[^\n]*\n(?P<body>.*?)^```[ \t]*$", re.M | re.S)
 HUNK = re.compile(r"^@@[^\n]*\n(?P<body>(?:[ +\-\\].*\n?|\n)*)", re.M)
 PATH = re.compile(r"(?:^|[\s`*#(\[])(?P<path>[\w-]+(?:/[\w.-]+)*\.\w+)")
-HYPOTHESIS = re.compile(r"^\W*hypothesis\W*[:=]\W*(?P<text>.+)$", re.I | re.M)
+OPENING, CLOSING = re.compile(r"^[ \t]*<{5,9} ?SEARCH", re.M), re.compile(r"^[ \t]*>{5,9} ?REPLACE", re.M)
+HYPOTHESIS = re.compile(
+    r"^(?:\d+\.)?[^\w\n]*hypothesis(?:[^\w\n]*\d+)?[^\w\n]*[:=][^\w\n]*(?P<text>\w.*)$", re.I | re.M
+)
 CATEGORY = re.compile(r"^\W*category\W*[:=]\W*(?P<text>\w+)", re.I | re.M)
+
+
+LOOKED_AT = 8  # places that are compared closely with what was not found
 
 
 @dataclass(frozen=True)
@@ -38,19 +46,22 @@ class _Edit:
 
 def read(text: str, program: Tree, editable: Callable[[str], bool]) -> Answer:
     """Applies what a model wrote to the program it was shown. Raises PatchError with what an editor would say."""
-    text = text.encode("utf-8", "replace").decode()  # a lone surrogate fits no file
-    edits = _search_replace(text, program) or _unified(text) or _whole_files(text, program)
+    text = text.replace("\r\n", "\n").encode("utf-8", "replace").decode()  # a lone surrogate fits no file
+    edits = _search_replace(text, program) or _unified(text) or _whole(text, program)
     if not edits:
         raise PatchError(
-            "no edit found: expected SEARCH/REPLACE blocks, a unified diff, or a whole file in a fence that names it"
+            "no edit found: expected SEARCH/REPLACE blocks, a unified diff, or whole functions in a fence after the "
+            "name of their file"
         )
     tree = dict(program)
-    for edit in edits:
+    for number, edit in enumerate(edits):
         if not editable(edit.path):
             names = ", ".join(path for path in program if editable(path))
-            raise PatchError(f"{edit.path} may not be changed; editable are {names}")
+            raise PatchError(f"{edit.path or 'a file without a name'} may not be changed; editable are {names}")
         if edit.path not in tree and edit.old.strip():
             raise PatchError(f"{edit.path}: no such file; there are {', '.join(tree)}")
+        if edit.old.strip() and any(edit.path == e.path and edit.old == e.old for e in edits[:number]):
+            raise PatchError(f"{edit.path}: two edits of the same lines; give one change, not alternatives")
         if edit.whole or edit.path not in tree:
             tree[edit.path] = _ended(edit.new)
         elif edit.old.strip():
@@ -59,7 +70,17 @@ def read(text: str, program: Tree, editable: Callable[[str], bool]) -> Answer:
             raise PatchError(f"{edit.path}: nothing says where to insert; quote the lines beside the new ones")
     found = HYPOTHESIS.search(text)
     hint = CATEGORY.search(text)
-    return Answer(tree, found["text"].strip(" *`_")[:200] if found else "", hint["text"].lower()[:20] if hint else "")
+    return Answer(tree, _stripped(found["text"]) if found else "", hint["text"].lower()[:20] if hint else "")
+
+
+def hypotheses(text: str, limit: int = 5) -> tuple[str, ...]:
+    """The statements that a model wrote down, one a line `Hypothesis: ...`."""
+    found = (_stripped(match["text"]) for match in HYPOTHESIS.finditer(text.replace("\r\n", "\n")))
+    return tuple(dict.fromkeys(one for one in found if one))[:limit]
+
+
+def _stripped(text: str) -> str:
+    return " ".join(text.strip(" *`_").split())[:200]
 
 
 def _search_replace(text: str, program: Tree) -> list[_Edit]:
@@ -70,6 +91,8 @@ def _search_replace(text: str, program: Tree) -> list[_Edit]:
         path = _path_before(text[position : match.start()], program) or path or _only(program, match["old"])
         edits.append(_Edit(path, match["old"], match["new"]))
         position = match.end()
+    if len(OPENING.findall(text)) != len(edits) or len(CLOSING.findall(text)) != len(edits):
+        raise PatchError("a SEARCH/REPLACE block is not whole: each needs SEARCH, ======= and REPLACE lines")
     return edits
 
 
@@ -90,15 +113,87 @@ def _unified(text: str) -> list[_Edit]:
     return edits
 
 
-def _whole_files(text: str, program: Tree) -> list[_Edit]:
-    edits = []
+def _whole(text: str, program: Tree) -> list[_Edit]:
+    """Fences after the name of a file: the whole file, or functions and classes of it."""
+    edits: list[_Edit] = []
     position = 0
     for match in FENCE.finditer(text):
         path = match["path"] or _path_before(text[position : match.start()], program)
-        if path:
+        path = path or _defining(match["body"], program)
+        parts = _definitions(match["body"], program.get(path, ""))
+        if parts is not None:
+            edits += [_Edit(path, old, new) for old, new in parts]
+        elif path:
+            lines, before = match["body"].count("\n"), program.get(path, "").count("\n")
+            if 2 * lines < before:  # an excerpt that is shown for orientation would replace everything
+                raise PatchError(
+                    f"{path}: a fence of {lines} lines after its name would replace its {before} lines; write a "
+                    "SEARCH/REPLACE block, or whole functions"
+                )
             edits.append(_Edit(path, "", match["body"], whole=True))
         position = match.end()
     return edits
+
+
+def _defining(body: str, program: Tree) -> str:
+    """The one file that defines something of what a fence without a file name defines; else an empty text."""
+    names = re.findall(r"^[ \t]*(?:async )?(?:def|class) (\w+)", body, re.M)
+    if not names:
+        return ""
+    pattern = re.compile(rf"^[ \t]*(?:async )?(?:def|class) (?:{'|'.join(names)})\b", re.M)
+    holders = [path for path, text in program.items() if pattern.search(text)]
+    return holders[0] if len(holders) == 1 else ""
+
+
+def _definitions(body: str, text: str) -> list[tuple[str, str]] | None:
+    """What replaces what, where a fence holds functions or classes of a file and not all of the file; else None.
+
+    A method may stand without its class if its name is unique. A definition that the file lacks goes before the first
+    that it has.
+    """
+    body = textwrap.dedent(body)
+    try:
+        wanted, have = ast.parse(body), ast.parse(text)
+    except (SyntaxError, ValueError):
+        return None
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    given = [node for node in wanted.body if isinstance(node, kinds)]
+    top = {node.name for node in have.body if isinstance(node, kinds)}
+    rest = [node for node in have.body if not isinstance(node, kinds)]
+    if not given or len(given) != len(wanted.body) or not (rest or top - {node.name for node in given}):
+        return None
+    places: dict[str, list[ast.stmt]] = {}
+    for node in ast.walk(have):
+        if isinstance(node, kinds):
+            places.setdefault(node.name, []).append(node)
+    found: list[tuple[str, str]] = []
+    new = ""
+    for node in given:
+        own = [other for other in have.body if isinstance(other, kinds) and other.name == node.name]
+        known = own or places.get(node.name, [])
+        if len(known) > 1:
+            raise PatchError(f"{node.name} is defined in {len(known)} places; write a SEARCH/REPLACE block instead")
+        if not known:
+            new += _source(body, node) + "\n\n\n"
+            continue
+        old = _source(text, known[0])
+        shift = _indent(old)
+        lines = (new + _source(body, node)).split("\n")
+        new = ""
+        found.append((old + "\n", "\n".join(_shifted(line, shift) for line in lines) + "\n"))
+    if new and found:
+        found[-1] = (found[-1][0], found[-1][1].rstrip("\n") + "\n\n\n" + new.rstrip("\n") + "\n")
+    if not found:
+        names = ", ".join(sorted(top)) or "none"
+        raise PatchError(f"{given[0].name}: the file defines no such function; it defines {names}")
+    return found
+
+
+def _source(text: str, node: ast.stmt) -> str:
+    """The lines of a definition, its decorators included."""
+    decorators = getattr(node, "decorator_list", [])
+    first = min([node.lineno, *(one.lineno for one in decorators)])
+    return "\n".join(text.split("\n")[first - 1 : node.end_lineno])
 
 
 def _path_before(text: str, program: Tree) -> str:
@@ -125,13 +220,28 @@ def _replaced(text: str, edit: _Edit) -> str:
     ends = range(len(lines) - len(old) + 1)
     places = [at for at in ends if lines[at : at + len(old)] == old]
     places = places or [at for at in ends if list(map(_bare, lines[at : at + len(old)])) == list(map(_bare, old))]
+    length = len(old)
+    if not places:
+        places, length = _without_blanks(lines, old)
     if len(places) > 1:
         raise PatchError(f"{edit.path}: the lines to replace stand in {len(places)} places; quote more of them")
     if not places:
         raise PatchError(_nearest(edit, old, lines))
     shift = _indent(lines[places[0]]) - _indent(old[0])
     new = [_shifted(line, shift) for line in edit.new.strip("\n").split("\n")] if edit.new.strip() else []
-    return "\n".join([*lines[: places[0]], *new, *lines[places[0] + len(old) :]])
+    return "\n".join([*lines[: places[0]], *new, *lines[places[0] + length :]])
+
+
+def _without_blanks(lines: list[str], old: list[str]) -> tuple[list[int], int]:
+    """Where the lines stand if blank ones do not count, and how many lines of the text they take."""
+    wanted = [_bare(line) for line in old if line.strip()]
+    filled = [at for at, line in enumerate(lines) if line.strip()]
+    for start in range(len(filled) - len(wanted) + 1):
+        span = filled[start : start + len(wanted)]
+        if [_bare(lines[at]) for at in span] == wanted:
+            again, _ = _without_blanks(lines[span[0] + 1 :], old)
+            return [span[0], *again], span[-1] - span[0] + 1
+    return [], 0
 
 
 def _bare(line: str) -> str:
@@ -151,8 +261,15 @@ def _shifted(line: str, by: int) -> str:
 def _nearest(edit: _Edit, old: list[str], lines: list[str]) -> str:
     """What an editor would say: where the nearest match is, and which line differs."""
     size = len(old)
-    windows = ("\n".join(lines[at : at + size]) for at in range(len(lines)))
-    _, at = max((difflib.SequenceMatcher(None, edit.old, window).ratio(), at) for at, window in enumerate(windows))
+    matcher = difflib.SequenceMatcher(None, "", edit.old, autojunk=False)
+
+    def alike(at: int, measure: Callable[[], float]) -> float:
+        matcher.set_seq1("\n".join(lines[at : at + size]))
+        return measure()
+
+    # the true ratio of every place of a long file would take minutes
+    best = sorted(range(len(lines)), key=lambda at: (-alike(at, matcher.quick_ratio), at))[:LOOKED_AT]
+    at = max(best, key=lambda at: (alike(at, matcher.ratio), -at))
     for ours, theirs in zip(old, lines[at : at + size], strict=False):
         if _bare(ours) != _bare(theirs):
             return (

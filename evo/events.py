@@ -88,6 +88,23 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
+class Reflected:
+    """A slot in which a model proposed nothing and wrote down what the attempts so far teach."""
+
+    kind: ClassVar[str] = "reflected"
+    operator: ClassVar[str] = "reflect"
+    parents: ClassVar[tuple[str, ...]] = ()
+    thread: int
+    number: int
+    hypotheses: tuple[str, ...]
+    usd: float = 0.0
+    calls: tuple[Call, ...] = ()
+
+
+Slotted = Proposed | Rejected | Reflected  # what became of one thread's slot of a number
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluated:
     kind: ClassVar[str] = "evaluated"
     task: Task
@@ -211,6 +228,7 @@ Event = (
     Started
     | Proposed
     | Rejected
+    | Reflected
     | Evaluated
     | Lost
     | Certified

@@ -12,7 +12,7 @@ from typing import Any
 
 from evo import events
 from evo.benchmark import UserMistake
-from evo.events import Proposed, Rejected
+from evo.events import Proposed, Slotted
 from evo.genome import Genome, Patch
 from evo.llm import Completion, Prompt, Slot, Usage
 
@@ -55,7 +55,7 @@ class Recorder:
         digest = hashlib.sha256(prompt.text.encode()).hexdigest()[:16]
         self._append({"slot": slot.name, "prompt": digest, "bytes": sizes, **dataclasses.asdict(found)})
 
-    def proposal(self, event: Proposed | Rejected) -> None:
+    def proposal(self, event: Slotted) -> None:
         """Keeps what became of a slot. Called before the journal has it, so that parents come before children."""
         self._append(json.loads(events.dump(event, 0.0)))
 
@@ -77,7 +77,7 @@ class Recording:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.answers: dict[str, Completion] = {}
-        self.proposals: dict[tuple[int, int], Proposed | Rejected] = {}
+        self.proposals: dict[tuple[int, int], Slotted] = {}
         self._patches: dict[str, Patch] = {}
         self._names: dict[str, tuple[str, ...]] = {}  # genome -> its patches
         try:
@@ -100,7 +100,7 @@ class Recording:
             self.answers[found["slot"]] = Completion(found["text"], found["model"], Usage(**found["usage"]))
             return
         _, event = events.load(line)
-        if not isinstance(event, Proposed | Rejected):
+        if not isinstance(event, Slotted):
             raise ValueError(f"a line of kind {event.kind}")
         self.proposals[event.thread, event.number] = event
         if isinstance(event, Proposed):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from evo import certify, genome, stats, syntax
 from evo.archive import Archive, Member
 from evo.benchmark import Benchmark, Objective
-from evo.cards import Card
+from evo.cards import Card, one_line
 from evo.events import (
     Budgeted,
     Certified,
@@ -23,8 +23,10 @@ from evo.events import (
     Proposed,
     Quarantined,
     Recorded,
+    Reflected,
     Refuted,
     Rejected,
+    Slotted,
     Started,
     Stopped,
     Task,
@@ -109,7 +111,7 @@ class State:
         self.base_tree: Tree = benchmark.base
         self.base = Genome(settings.base)
         self.patches: dict[str, Patch] = {}
-        self.slots: dict[tuple[int, int], tuple[tuple[str, int], Proposed | Rejected]] = {}
+        self.slots: dict[tuple[int, int], tuple[tuple[str, int], Slotted]] = {}
         self.proposals: dict[str, Proposed] = {}  # by genome; the smallest (thread, number) names it
         self.outcomes: dict[Task, tuple[tuple[str, int], Evaluated]] = {}
         self.losses: dict[Task, int] = {}
@@ -148,7 +150,7 @@ class State:
     def _take(self, entry: Entry) -> None:
         event, place = entry.event, entry.place
         match event:
-            case Proposed() | Rejected():
+            case Proposed() | Rejected() | Reflected():
                 self._take_proposal(event, place)
             case Evaluated():
                 # What fails to run says nothing of how far its metric can be trusted.
@@ -190,7 +192,7 @@ class State:
             case Stopped():
                 self.stops.append((place, entry.at, event.reason))
 
-    def _take_proposal(self, event: Proposed | Rejected, place: tuple[str, int]) -> None:
+    def _take_proposal(self, event: Slotted, place: tuple[str, int]) -> None:
         slot = event.thread, event.number
         self.usd += event.usd
         self._next[event.thread] = max(self._next.get(event.thread, 0), event.number + 1)
@@ -206,11 +208,13 @@ class State:
             return
         self._register(event)
 
-    def _register(self, event: Proposed | Rejected) -> None:
+    def _register(self, event: Slotted) -> None:
         if isinstance(event, Rejected):
             self._rejected += 1
             if event.patches:
                 self.tried.refuse(event.patches)
+            return
+        if isinstance(event, Reflected):
             return
         name = event.genome
         first = self.proposals.get(name)
@@ -342,17 +346,53 @@ class State:
         return [self._card(name) for name in self.proposals if Task(name, "screen") in self.outcomes]
 
     def _card(self, name: str) -> Card:
+        proposal, describe = self.proposals[name], self.objective.describe
         patches = self.genome(name).patches
         outcome = self.outcomes[Task(name, "screen")][1].outcome
-        gain, told = None, f"{outcome.status.value}: {outcome.detail.strip().rpartition(chr(10))[2][:160]}"
+        verdicts = sorted(self.verdicts_of(name), key=lambda item: item[0])
+        stage, gain = "screen", None
+        told = f"{outcome.status.value}: {outcome.detail.strip().rpartition(chr(10))[2][:160]}"
         if not self.objection(name) and outcome.score is not None:
             gain = self.archive.posterior(name) * self.settings.typical_gain
-            told = self.objective.describe(gain)
+            told = self._measured(name)
         elif outcome.score is not None:
             told = "set aside"  # which bound it crossed is nothing to aim at
-        ideas = tuple((patch.hypothesis or patch.name)[:200] for patch in patches)
-        cell, names = self.archive[name].cell, frozenset(patch.name for patch in patches)
-        return Card(name, cell, ideas, names, gain, told, name in self.certified())
+        if any(task.stage.startswith("finalist") for task in self._tasks_of.get(name, ())):
+            stage = "finalist"
+        if verdicts and name not in self.quarantined:
+            last = verdicts[-1][1]
+            stage = "certified" if isinstance(last, Certified) else "refuted"
+            told = f"{describe(last.gain)} [{describe(last.low)}, {describe(last.high)}] over {last.pairs} pairs"
+        return Card(
+            genome=name,
+            base=self.settings.base,
+            cell=self.archive[name].cell,
+            ideas=tuple(one_line(patch.hypothesis or patch.name) for patch in patches),
+            patches=frozenset(patch.name for patch in patches),
+            stage=stage,
+            status=outcome.status.value,
+            gain=gain,
+            described=one_line(told),
+            thread=proposal.thread,
+        )
+
+    def _measured(self, name: str) -> str:
+        """The mean gain of a genome's scores with its 95% interval by the frozen noise."""
+        scores = list(self.archive[name].scores.values())
+        mean = stats.mean(scores) * self.settings.typical_gain
+        half = 1.96 * self.settings.noise_sd / math.sqrt(len(scores))
+        describe = self.objective.describe
+        runs = "1 run" if len(scores) == 1 else f"{len(scores)} runs"
+        return f"{describe(mean)} [{describe(mean - half)}, {describe(mean + half)}] in {runs}"
+
+    def hypotheses(self, thread: int) -> list[str]:
+        """What models wrote down last: all of this thread's latest reflection, the first line of the others'."""
+        latest: dict[int, Reflected] = {}
+        for (where, _), (_, event) in sorted(self.slots.items()):
+            if isinstance(event, Reflected):
+                latest[where] = event
+        others = [event.hypotheses[0] for where, event in sorted(latest.items()) if where != thread]
+        return [*(latest[thread].hypotheses if thread in latest else ()), *others]
 
     def broken(self, without: Collection[str] = ()) -> tuple[str, str] | None:
         """A model's genome that failed its screen and was not repaired yet, with what the judge said of it."""
@@ -363,7 +403,7 @@ class State:
             outcome = self.outcome(Task(name, "screen"))
             if name in without or outcome is None or outcome.score is not None or attempts[name] >= REPAIRS:
                 continue
-            if proposal.operator in ("improve", "mutate") and outcome.status in (Status.CRASHED, Status.WRONG):
+            if proposal.calls and proposal.operator != "repair" and outcome.status in (Status.CRASHED, Status.WRONG):
                 return name, f"{outcome.status.value}: {outcome.detail}"
         return None
 
@@ -390,7 +430,7 @@ class State:
     def gain_of(self, thread: int, number: int) -> float | None:
         """The screened gain of a thread's proposal of this number; None if it was rejected, failed or is not judged."""
         slot = self.slots.get((thread, number))
-        if slot is None or isinstance(slot[1], Rejected) or self.base_mean is None:
+        if slot is None or not isinstance(slot[1], Proposed) or self.base_mean is None:
             return None
         outcome = self.outcome(Task(slot[1].genome, "screen"))
         return self.gain(outcome.score) if outcome is not None and outcome.score is not None else None

@@ -34,25 +34,27 @@ from evo.events import (
     Noted,
     Proposed,
     Quarantined,
+    Reflected,
     Refuted,
     Rejected,
+    Slotted,
     Started,
     Stopped,
     Task,
 )
-from evo.genome import Genome, Patch, Tree
+from evo.genome import Genome, Patch, PatchError, Tree
 from evo.hostlock import turn
 from evo.journal import Journal, Journals, writer_name
 from evo.judges import Judge, fingerprint_id, open_judge
 from evo.ledger import Caps, Ledger, Room, Ticket, read_prices
 from evo.llm import Completion, Model, ModelError, Models, asked, open_models
-from evo.operators import CONTROLS, MIX, MIX_WITH_MODEL, Scene, Writing
+from evo.operators import CONTROLS, MIX, MIX_WITH_MODEL, Draft, Scene, Writing
 from evo.outcome import Outcome, Status
 from evo.recording import Recorder, Recording
 from evo.rundir import RunDir
 from evo.sandbox import NoIsolation
 
-Written = TypeVar("Written", bound=Proposed | Rejected)
+Written = TypeVar("Written", bound=Slotted)
 ROLES = ("both", "propose", "judge")
 IDLE_S = 0.2
 MODEL_FAILURES = 10
@@ -129,7 +131,7 @@ class Worker:
             return False
         if self.recorder is not None:
             for fact in facts:
-                if isinstance(fact, Proposed | Rejected):
+                if isinstance(fact, Slotted):
                     self.recorder.proposal(fact)
         self.journal.append(*facts)
         self.claims.release(claim_name(step))
@@ -290,6 +292,7 @@ class Worker:
             base=self.benchmark.base,
             bounds=self.bounds,
             cards=state.cards() if self.models is not None else (),
+            hypotheses=state.hypotheses(thread) if self.models is not None else (),
             editable=self.benchmark.is_editable,
             chance=Chance(settings.seed, thread, slot),
             gain_of=lambda number: state.gain_of(thread, number),
@@ -297,7 +300,7 @@ class Worker:
             novel=settings.control != "no-novelty",
         )
 
-    def proposed(self, thread: int, slot: int) -> Proposed | Rejected | Writing:
+    def proposed(self, thread: int, slot: int) -> Slotted | Writing:
         """A proposal, or one that waits for a model."""
         state, scene = self.state, self.scene(thread, slot)
         if self.recording is not None:
@@ -311,8 +314,10 @@ class Worker:
             flight.writing.parents[0] for flight in self.flights.values() if flight.writing.operator == "repair"
         }
         if (broken := state.broken(repairing)) is not None:
-            return operators.write(scene, self.benchmark, "repair", *broken)
-        return operators.propose(scene, self.benchmark, operators.toolbox(None), MIX_WITH_MODEL)
+            return operators.write(scene, self.benchmark, "repair", broken[0], trouble=broken[1])
+        if operators.reflects(scene):
+            return operators.reflect(scene, self.benchmark)
+        return operators.propose(scene, self.benchmark, operators.toolbox(None), MIX_WITH_MODEL, writes=True)
 
     def mechanical(self, scene: Scene) -> Proposed | Rejected | Writing:
         control = self.state.settings.control
@@ -328,7 +333,7 @@ class Worker:
 
     # models
 
-    def written(self, step: search.Propose, found: Proposed | Rejected | Writing) -> list[Event] | None:
+    def written(self, step: search.Propose, found: Slotted | Writing) -> list[Event] | None:
         """The proposal as an event; None while a model writes it in the background of a worker that only proposes."""
         while isinstance(found, Writing):
             assert self.models is not None and self.ledger is not None
@@ -361,7 +366,7 @@ class Worker:
     def landed(self, step: search.Propose, flight: Flight) -> list[Event] | None:
         return self.written(step, self.answered(flight))
 
-    def answered(self, flight: Flight) -> Proposed | Rejected | Writing:
+    def answered(self, flight: Flight) -> Slotted | Writing:
         """What an answer leads to: the next call, a proposal, or the reason why there is none."""
         assert self.ledger is not None
         writing, model = flight.writing, flight.model
@@ -385,9 +390,30 @@ class Worker:
             return self._closed(writing, writing.operator, str(error))
         if isinstance(found, operators.Ask):
             return writing
+        if isinstance(found, tuple):
+            return self._with_cost(Reflected(*writing.slot, found), writing)
+        draft = self.rebased(found) if writing.operator != "repair" else found
+        if draft is None:
+            reason = f"the parent was set aside while this was written: {self.state.objection(writing.parents[0])}"
+            return self._closed(writing, writing.operator, reason)
         # what was learnt while the model wrote counts: somebody may have had the same idea
-        settled = operators.settle(self.scene(*writing.slot), self.benchmark, writing.operator, found)
+        settled = operators.settle(self.scene(*writing.slot), self.benchmark, writing.operator, draft)
         return self._with_cost(settled, writing)
+
+    def rebased(self, draft: Draft) -> Draft | None:
+        """A draft whose parent was barred meanwhile, on the nearest ancestor that stands; None if it does not fit."""
+        state, patch = self.state, draft.genome.patches[-1]
+        first, *mates = draft.parents
+        while state.objection(first):
+            first = state.proposals[first].parents[0] if state.proposals[first].parents else state.base.name
+        if first == draft.parents[0]:
+            return draft
+        try:
+            moved = state.genome(first).with_patch(patch)
+            state.program(moved)
+        except PatchError:
+            return None
+        return Draft((first, *mates), moved)
 
     def _closed(self, writing: Writing, operator: str, reason: str) -> Rejected:
         return self._with_cost(Rejected(*writing.slot, operator, writing.parents, reason), writing)

@@ -14,6 +14,7 @@ from conftest import TableJudge, new_worker
 from messages_server import Provider, serving
 
 from evo import inspect, ledger, llm
+from evo import run as evo_run
 from evo.benchmark import UserMistake
 from evo.ledger import Caps, Ledger, Prices, Room, Ticket, read_prices
 from evo.llm import Anthropic, Models, Prompt, Scripted, Slot, Usage
@@ -131,6 +132,15 @@ def test_prices_follow_the_table_and_a_user_overrides_it(tmp_path):
 def test_a_cap_that_cannot_be_kept_stops_before_anything_begins(model, caps, reason):
     with pytest.raises(UserMistake, match=reason):
         ledger.check([model], caps, read_prices(), PROMPT.prefix)
+
+
+def test_the_command_line_stops_before_anything_is_made(tmp_path, capsys):
+    out = tmp_path / "run"
+    command = ["--benchmark", "packing", "--out", str(out), "--model", "anthropic:nobody-knows"]
+    assert evo_run.main(command) == 2 and "no price is known" in capsys.readouterr().err
+    assert evo_run.main([*command, "--calls", "3", "--usd", "1"]) == 2
+    assert evo_run.main([*command, "--prices", str(tmp_path / "none.toml")]) == 2
+    assert not out.exists()
 
 
 def test_an_unknown_price_is_no_matter_under_a_cap_of_calls_or_tokens():

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import threading
+import time
+from concurrent.futures import Future
+
+import pytest
 from conftest import TableJudge, new_worker
 
+from evo import operators, prompts
+from evo.benchmark import UserMistake
+from evo.events import Marked, Proposed, Reflected, Rejected
 from evo.ledger import Caps, Ledger, read_prices
-from evo.llm import Models, Prompt, Scripted, Slot
+from evo.llm import Completion, ModelError, Models, Prompt, Scripted, Slot
+from evo.worker import AHEAD, Flight
 
 
 def block(old: str, new: str, hypothesis: str = "an idea") -> str:
@@ -128,3 +138,132 @@ def test_while_a_model_is_backed_off_from_the_search_goes_on_without(toy, run_of
     worker.work()
     worker.close()
     assert len(calls) == 1 and worker.state.screened > 5
+
+
+def test_a_model_that_refuses_from_the_first_call_on_ends_the_run_with_the_reason(toy, run_of):
+    def answer(prompt: Prompt, slot: Slot) -> str:
+        raise ModelError("AuthenticationError: invalid x-api-key", billed=False, hopeless=True)
+
+    run = run_of(toy)
+    worker = new_worker(run, toy, TableJudge(), models=only(answer), ledger=ledger_of(run))
+    with pytest.raises(UserMistake, match="the model cannot be used: AuthenticationError"):
+        worker.work()
+    worker.close()
+
+
+# --- what a model is asked besides improving
+
+
+def conflicting(prompt: Prompt, slot: Slot) -> str:
+    """Edits the same line again and again, so that crossovers conflict; looks back when it is asked to."""
+    if "Do not change anything now" in prompt.request:
+        return f"Hypothesis: thread {slot.thread} learnt at {slot.number}\nHypothesis: and more\n"
+    if slot.number == 0:  # the parent is the base, so that this loses alone
+        return block("DEPTH = 4", f"DEPTH = {5 + slot.number}") + block("WIDTH = 8", f"WIDTH = {1 + slot.number % 5}")
+    current = re.search(r"^\+RATE = (.*)$", prompt.request, re.M)
+    rate = current[1] if current else "0.1"
+    return block(f"RATE = {rate}", f"RATE = {0.1 + 0.011 * (1 + slot.number) + 0.0013 * slot.thread:.4f}")
+
+
+def test_conflicts_bundles_and_reflections_go_to_the_model(toy, run_of):
+    asked: list[tuple[Slot, str]] = []
+
+    def answer(prompt: Prompt, slot: Slot) -> str:
+        asked.append((slot, prompt.request))
+        return conflicting(prompt, slot)
+
+    state = search_with(toy, run_of, answer, threads=2, evaluations=100)
+    joined = [e for _, e in state.slots.values() if e.operator == "crossover" and e.calls]
+    assert joined and all(len(event.parents) == 2 for event in joined)
+    assert any("## The second change, also against the base" in text for _, text in asked)
+    bundled = [e for _, e in state.slots.values() if e.operator == "bundle" and e.calls]
+    assert bundled and any("## A patch that lost alone" in text for _, text in asked)
+    reflected = {slot: e for slot, (_, e) in state.slots.items() if isinstance(e, Reflected)}
+    assert {thread for thread, _ in reflected} == {0, 1} and all(number % 12 == 11 for _, number in reflected)
+    assert reflected[0, 11].hypotheses == ("thread 0 learnt at 11", "and more") and reflected[0, 11].calls
+    later = [text for slot, text in asked if slot.thread == 1 and slot.number > 14]
+    assert later and all("thread 0 learnt at" in text and "thread 1 learnt at" in text for text in later)
+    assert all(text.count("and more") <= 1 for text in later)  # of the other thread's only the first
+
+
+def test_threads_ask_differently_and_see_what_the_others_learnt(toy, run_of):
+    asked: dict[int, list[str]] = {0: [], 1: [], 2: []}
+
+    def answer(prompt: Prompt, slot: Slot) -> str:
+        asked[slot.thread].append(prompt.request)
+        if "+WIDTH" in prompt.request:
+            return block("RATE = 0.1", f"RATE = 0.{20 + 3 * slot.number + slot.thread}", f"by thread {slot.thread}")
+        return block("WIDTH = 8", f"WIDTH = {9 + 3 * slot.number + slot.thread}", f"by thread {slot.thread}")
+
+    state = search_with(toy, run_of, answer, threads=3, evaluations=66)
+    for thread, texts in asked.items():
+        others = {other for other in asked if other != thread}
+        assert texts and all(prompts.taste(thread) in text for text in texts)
+        assert not any(prompts.taste(other) in text for text in texts for other in others - {0})
+        assert any(f"by thread {other}" in text for text in texts for other in others)
+    by_thread = {t: {n for n, p in state.proposals.items() if p.thread == t} for t in range(3)}
+    assert all(by_thread.values()) and not by_thread[0] & by_thread[1]
+
+
+# --- what happens while a model writes
+
+
+def judged(toy, run_of, steps: int):
+    """A worker of a run in which the rate was raised once, and that genome's name."""
+    run = run_of(toy)
+    answer = lambda prompt, slot: block("RATE = 0.1", "RATE = 0.2")  # noqa: E731
+    worker = new_worker(run, toy, TableJudge(), models=only(answer), ledger=ledger_of(run))
+    worker.work(limit=steps)
+    name = next(n for n, p in worker.state.proposals.items() if p.calls)
+    assert worker.state.archive[name].scores
+    return worker, name
+
+
+@pytest.mark.parametrize(("edit", "fits"), [(("DEPTH = 4", "DEPTH = 5"), True), (("RATE = 0.2", "RATE = 0.3"), False)])
+def test_a_proposal_whose_parent_was_set_aside_meanwhile_is_rebased_or_dropped(toy, run_of, edit, fits):
+    worker, name = judged(toy, run_of, 8)
+    writing = operators.write(worker.scene(0, 50), toy, "improve", name)
+    worker.journal.append(Marked(name, "ban"))
+    worker.state.extend(worker.journals.new_entries())
+    answer: Future[Completion] = Future()
+    answer.set_result(Completion(block(*edit), "m"))
+    model = Scripted(lambda *_: "")
+    ticket = worker.ledger.take(model, writing.ask.prompt)
+    found = worker.answered(Flight(writing, model, ticket, answer))
+    worker.close()
+    if fits:
+        assert isinstance(found, Proposed) and found.parents == (worker.state.base.name,)
+        assert "RATE = 0.1" in toy.base["solve.py"] and len(found.patches) == 1
+    else:
+        assert isinstance(found, Rejected) and "set aside while this was written: a person said ban" in found.reason
+
+
+def test_proposals_are_written_ahead_up_to_a_bound_while_a_judge_goes_on(toy, run_of):
+    run = run_of(toy, model="scripted:x")
+    free, calls = threading.Event(), []
+
+    def answer(prompt: Prompt, slot: Slot) -> str:
+        calls.append(slot)
+        assert free.wait(60)
+        return block("RATE = 0.1", f"RATE = 0.{20 + slot.number}")
+
+    judge = new_worker(run, toy, TableJudge(), name="judge", role="judge")
+    judge.work(limit=2)  # the base
+    proposer = new_worker(run, toy, TableJudge(), name="p", role="propose", models=only(answer), ledger=ledger_of(run))
+    done = threading.Event()
+    writing = threading.Thread(target=lambda: proposer.work(done.is_set))
+    writing.start()
+    until = time.monotonic() + 60
+    while len(calls) + judge.state.extend(judge.journals.new_entries()).waiting < AHEAD and time.monotonic() < until:
+        time.sleep(0.01)
+    for _ in range(5):  # nobody goes past the bound, and what is written already is judged although a call is open
+        time.sleep(0.05)
+        assert len(calls) + judge.state.extend(judge.journals.new_entries()).waiting == AHEAD
+    assert len({(slot.thread, slot.number) for slot in calls}) == len(calls) >= 1
+    free.set()
+    judge.work(limit=6)
+    done.set()
+    writing.join(60)
+    judge.close()
+    proposer.close()
+    assert judge.state.screened >= 4 and not writing.is_alive()

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from deap import base as deap_base
 
-from evo import audit, select, syntax
+from evo import audit, cards, select, syntax
 from evo.archive import Archive
 from evo.benchmark import Benchmark
 from evo.chance import Chance
-from evo.events import Call, Proposed, Rejected
+from evo.events import Call, Proposed, Reflected, Rejected, Slotted
 from evo.genome import Genome, PatchError, Tree, parse_diff
 from evo.llm import Completion, Slot
 from evo.operators import bundle, crossover, polish, sweep, transplant, written
@@ -29,7 +29,8 @@ MIX_WITH_MODEL: Mapping[str, float] = {
     "sweep": 0.11,
     "bundle": 0.07,
 }
-WRITTEN = ("improve", "mutate", "repair")
+REFLECT_EVERY = 12  # slots of a thread; the last of them asks what the attempts teach
+REFLECT_AFTER = 6  # evaluated genomes
 OPERATORS: Mapping[str, Callable[[Scene, str], Draft | None]] = {
     "transplant": transplant.propose,
     "crossover": crossover.propose,
@@ -104,39 +105,45 @@ PARENTS: Mapping[str, Callable[..., str | None]] = {
 
 @dataclass
 class Writing:
-    """A proposal that waits for a model's answer to `ask`."""
+    """A slot that waits for a model's answer to `ask`."""
 
     operator: str
     parents: tuple[str, ...]
     slot: tuple[int, int]  # thread, number
-    steps: Generator[Ask, Completion, Draft]
+    steps: Generator[Ask, Completion, Draft | tuple[str, ...]]
     ask: Ask
     calls: list[Call] = field(default_factory=list)
 
-    def answered(self, answer: Completion) -> Ask | Draft:
-        """Takes an answer; gives the next call or the draft. Raises Unusable where the model had its tries."""
+    def answered(self, answer: Completion) -> Ask | Draft | tuple[str, ...]:
+        """Takes an answer; gives the next call, the draft, or hypotheses. Raises Unusable after the last try."""
         try:
             self.ask = self.steps.send(answer)
         except StopIteration as end:
-            draft: Draft = end.value
-            return draft
+            found: Draft | tuple[str, ...] = end.value
+            return found
         return self.ask
 
 
 def propose(
-    scene: Scene, benchmark: Benchmark, box: deap_base.Toolbox, mix: Mapping[str, float]
+    scene: Scene, benchmark: Benchmark, box: deap_base.Toolbox, mix: Mapping[str, float], writes: bool = False
 ) -> Proposed | Rejected | Writing:
-    """One proposal: an operator by its share, a parent, a draft; other operators where the first has nothing left."""
+    """One proposal: an operator by its share, a parent, a draft; other operators where the first has nothing left.
+
+    Where a model `writes`, it is also asked for crossovers that meet in the same lines, and for bundles.
+    """
     order = _ordered(scene.chance, mix)
     for operator in order:
+        without: tuple[str, ...] = ()
+        if writes and (first := box.select(scene.archive, scene.chance, scene.novelty, without)) is not None:
+            mate = crossover.conflict(scene, first) if operator == "crossover" else None
+            if mate is not None:
+                return write(scene, benchmark, operator, first, mate)
+            if operator in ("improve", "mutate") or (operator == "bundle" and cards.lost_alone(scene.cards)):
+                return write(scene, benchmark, operator, first)
+        if operator in ("improve", "mutate"):
+            continue
         if operator in ("transplant", "bundle") and not scene.library:
             continue
-        if operator in WRITTEN:
-            chosen = box.select(scene.archive, scene.chance, scene.novelty, ())
-            if chosen is not None:
-                return write(scene, benchmark, operator, chosen)
-            continue
-        without: tuple[str, ...] = ()
         while (parent := box.select(scene.archive, scene.chance, scene.novelty, without)) is not None:
             draft = getattr(box, operator)(scene, parent)
             if draft is not None:
@@ -145,13 +152,23 @@ def propose(
     return Rejected(scene.chance.thread, scene.chance.number, "none", (), "nothing left to propose")
 
 
-def write(scene: Scene, benchmark: Benchmark, task: str, parent: str, trouble: str = "") -> Writing:
+def write(scene: Scene, benchmark: Benchmark, task: str, *parents: str, trouble: str = "") -> Writing:
     """Begins a proposal by a model."""
-    steps = written.propose(task, scene, benchmark, parent, trouble)
-    return Writing(task, (parent,), (scene.chance.thread, scene.chance.number), steps, next(steps))
+    steps = written.propose(task, scene, benchmark, parents, trouble)
+    return Writing(task, parents, (scene.chance.thread, scene.chance.number), steps, next(steps))
 
 
-def replay(scene: Scene, benchmark: Benchmark, recording: Recording) -> Proposed | Rejected:
+def reflects(scene: Scene) -> bool:
+    """True for the slots in which a thread looks back instead of proposing."""
+    return scene.chance.number % REFLECT_EVERY == REFLECT_EVERY - 1 and len(scene.cards) >= REFLECT_AFTER
+
+
+def reflect(scene: Scene, benchmark: Benchmark) -> Writing:
+    steps = written.reflect(scene, benchmark)
+    return Writing("reflect", (), (scene.chance.thread, scene.chance.number), steps, next(steps))
+
+
+def replay(scene: Scene, benchmark: Benchmark, recording: Recording) -> Slotted:
     """What a recorded search proposed in this slot: with the recorded parents, and the answers read anew.
 
     Where this version reads an answer as another edit than the one that recorded it, the recorded patch counts.
@@ -160,13 +177,13 @@ def replay(scene: Scene, benchmark: Benchmark, recording: Recording) -> Proposed
     event = recording.proposals.get(slot)
     if event is None:
         return Rejected(*slot, "none", (), "the recording holds no further proposal")
+    if isinstance(event, Reflected):
+        return replace(event, usd=0.0, calls=_free(event.calls))
     if isinstance(event, Rejected):
         # a slot that found nothing must not end the replay, which goes on where the recorded search went on
         operator = "pause" if event.operator == "none" else event.operator
         return replace(event, operator=operator, usd=0.0, calls=_free(event.calls))
-    own = recording.genome(event.genome)
-    if event.operator in WRITTEN and len(event.parents) == 1:
-        own = _reread(scene, benchmark, recording, event) or own
+    own = _reread(scene, benchmark, recording, event) or recording.genome(event.genome)
     found = settle(replace(scene, novel=False), benchmark, event.operator, Draft(event.parents, own))
     return replace(found, calls=_free(event.calls))
 
@@ -244,6 +261,6 @@ def _ordered(chance: Chance, mix: Mapping[str, float]) -> list[str]:
 
 
 __all__ = [
-    "CONTROLS", "MIX", "Ask", "Control", "Draft", "Scene", "Tree", "Unusable", "Writing", "propose", "replay", "settle",
-    "toolbox",
+    "CONTROLS", "MIX", "Ask", "Control", "Draft", "Scene", "Tree", "Unusable", "Writing", "propose", "reflect",
+    "reflects", "replay", "settle", "toolbox", "write",
 ]  # fmt: skip

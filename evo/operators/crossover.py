@@ -1,8 +1,9 @@
-"""The union of two parents' patches, by three-way merge."""
+"""The union of two parents' patches, by three-way merge; where their lines meet, a model may join them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from evo.genome import union
 from evo.operators.scene import Draft, Scene
@@ -12,18 +13,33 @@ from evo.operators.transplant import fits
 def propose(scene: Scene, parent: str) -> Draft | None:
     """The parent crossed with another member of the front that fits it; None where every union was tried."""
     own = scene.genome(parent)
+    for mate in _mates(scene, parent, "cross"):
+        child = union(own, scene.genome(mate))
+        if not scene.tried.has_set([p.name for p in child.patches]) and fits(scene, child):
+            return Draft((parent, mate), child)
+        scene.tried.spent.add(("cross", *sorted((parent, mate))))
+    return None
+
+
+def conflict(scene: Scene, parent: str) -> str | None:
+    """The mate that is drawn first if its patches and the parent's meet in the same lines: a model may join them."""
+    mate = next(_mates(scene, parent, "joined"), None)
+    if mate is None or fits(scene, union(scene.genome(parent), scene.genome(mate))):
+        return None
+    scene.tried.spent.add(("joined", *sorted((parent, mate))))
+    return mate
+
+
+def _mates(scene: Scene, parent: str, move: str) -> Iterator[str]:
+    """Members of the front that were not crossed with the parent in this way, drawn by their posterior."""
     others = [
         name
         for name in scene.archive.front()
-        if name not in (parent, scene.archive.base) and ("cross", *sorted((parent, name))) not in scene.tried.spent
+        if name not in (parent, scene.archive.base) and (move, *sorted((parent, name))) not in scene.tried.spent
     ]
     best = max((scene.archive.posterior(name) for name in others), default=0.0)
     while others:
         weights = [math.exp(scene.archive.posterior(name) - best) for name in others]
         mate = scene.chance.pick(("mate", len(others)), others, weights)
         others.remove(mate)
-        child = union(own, scene.genome(mate))
-        if not scene.tried.has_set([p.name for p in child.patches]) and fits(scene, child):
-            return Draft((parent, mate), child)
-        scene.tried.spent.add(("cross", *sorted((parent, mate))))
-    return None
+        yield mate

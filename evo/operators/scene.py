@@ -29,6 +29,7 @@ class Scene:
     gain_of: Callable[[int], float | None]  # the screened gain of this thread's proposal of a number, if it has one
     bounds: Audit = field(default_factory=Audit)  # of what is refused before it is judged
     cards: Sequence[Card] = ()
+    hypotheses: Sequence[str] = ()  # that models wrote down in this run
     novelty: float = 1.0
     novel: bool = True  # False only in the control that measures what the novelty check is worth
 

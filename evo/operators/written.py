@@ -1,4 +1,4 @@
-"""Patches written by a language model: improve a parent, mutate its mechanism, repair what failed."""
+"""Patches written by a language model: one edit of a parent, or hypotheses about what to try."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from dataclasses import dataclass
 
 from evo import cards, edits, prompts
 from evo.benchmark import Benchmark
+from evo.cards import Card
 from evo.genome import Genome, PatchError, Tree, diff_trees, patch_between
 from evo.llm import Completion, Prompt, Slot
 from evo.operators.scene import Draft, Scene
 
+TASKS = ("improve", "mutate", "repair", "crossover", "bundle")
 REPAIRS = 2  # further calls when an edit does not apply
+LOSERS = 3  # patches that lost alone, shown in full where two changes are asked for
 
 
 class Unusable(Exception):
-    """The model answered, but not with an edit that fits; the message is the reason."""
+    """The model answered, but not with something that can be used; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -28,42 +31,80 @@ class Ask:
 
 
 def propose(
-    task: str, scene: Scene, benchmark: Benchmark, parent: str, trouble: str = ""
+    task: str, scene: Scene, benchmark: Benchmark, parents: tuple[str, ...], trouble: str = ""
 ) -> Generator[Ask, Completion, Draft]:
-    """Asks for one edit of the parent's program, and for its correction where it does not apply.
+    """Asks for one edit of the first parent's program, and for its correction where it does not apply.
 
     Yields the calls to be made and takes their answers; who calls, and when, is the caller's business. Raises
     Unusable where no answer fitted; what was answered costs what it costs.
     """
-    own = scene.genome(parent)
+    own = scene.genome(parents[0])
     program = scene.build(own)
-    card = next((c for c in scene.cards if c.genome == parent), None)
-    chosen = cards.for_improving(scene.cards, card)
-    if task == "mutate":
-        chosen = cards.for_mutating(scene.cards, scene.archive[parent].cell) or chosen
-    text = prompts.request(
-        task,
-        diff=prompts.parent_diff(diff_trees(scene.base, program)) if own.patches else "",
-        described=card.described if card else "the base",
-        chosen=[c for c in chosen if c.genome != parent],
-        taste=prompts.TASTES[scene.chance.thread % len(prompts.TASTES)],
-        trouble=trouble,
-    )
+    text = request(task, scene, parents, trouble)
     stable = prompts.prefix(benchmark)
-    reason = ""
+    retry = reason = ""
     for attempt in range(1 + REPAIRS):
-        retry = f"\n\nYour last answer could not be applied: {reason}\nAnswer again, in full." if reason else ""
         slot = Slot(scene.chance.thread, scene.chance.number, attempt)
         answer = yield Ask(task, Prompt(stable, text + retry), slot)
         try:
-            return Draft((parent,), read(answer, own, program, scene.base, benchmark))
+            return Draft(parents, read(answer, own, program, scene.base, benchmark))
         except PatchError as error:
             reason = str(error)
+            retry = prompts.again(reason, answer.text)
     raise Unusable(f"no usable edit in {1 + REPAIRS} answers: {reason}")
+
+
+def reflect(scene: Scene, benchmark: Benchmark) -> Generator[Ask, Completion, tuple[str, ...]]:
+    """Asks what the attempts so far teach; gives hypotheses, one line each."""
+    slot = Slot(scene.chance.thread, scene.chance.number)
+    prompt = Prompt(prompts.prefix(benchmark), request("reflect", scene, (scene.archive.base,), ""))
+    answer = yield Ask("reflect", prompt, slot)
+    found = edits.hypotheses(answer.text)
+    if not found:
+        raise Unusable("no line `Hypothesis: ...` in the answer")
+    return found
+
+
+def request(task: str, scene: Scene, parents: tuple[str, ...], trouble: str) -> str:
+    """This proposal's own part of the prompt."""
+    own, *mates = (scene.genome(parent) for parent in parents)
+    known = {card.genome: card for card in scene.cards}
+    mine = [known[parent] for parent in parents if parent in known]
+    chosen = cards.chosen(task, scene.cards, mine, own.base, scene.chance.thread)
+    partners = [
+        (f"The second change, also against the base ({_told(known.get(mate.name))})", _diff(scene, mate))
+        for mate in mates
+    ]
+    if task == "bundle":
+        losers = [card for card in cards.lost_alone(chosen) if not card.patches & own.names][:LOSERS]
+        partners = [
+            (f"A patch that lost alone, against the base ({card.described})", _diff(scene, scene.genome(card.genome)))
+            for card in losers
+        ]
+    return prompts.request(
+        task,
+        diff=_diff(scene, own) if own.patches else "",
+        described=_told(known.get(parents[0])),
+        chosen=chosen,
+        partners=partners,
+        hypotheses=scene.hypotheses,
+        leaning=prompts.taste(scene.chance.thread),
+        trouble=trouble,
+    )
 
 
 def read(answer: Completion, own: Genome, program: Tree, base: Tree, benchmark: Benchmark) -> Genome:
     """The genome that an answer makes of its parent. Raises PatchError with what an editor would say."""
+    if answer.cut:
+        raise PatchError("the answer reached its limit of tokens and was cut off; answer more briefly")
     found = edits.read(answer.text, program, benchmark.is_editable)
     words = {"hypothesis": found.hypothesis, "source": answer.model, "hint": found.hint}
     return own.with_patch(patch_between(own, base, found.tree, **words))
+
+
+def _diff(scene: Scene, own: Genome) -> str:
+    return diff_trees(scene.base, scene.build(own))
+
+
+def _told(card: Card | None) -> str:
+    return card.described if card else "not measured"
