@@ -34,6 +34,8 @@ EXAMPLES = [
     Started("both", "f", {"device": "d"}),
     Proposed(0, 1, "sweep", ("p",), "g", ("a",), (Patch("diff", ("n",), "why"),), "optimizer", "local", "i", "s"),
     Rejected(0, 2, "sweep", ("p",), "reason\nwith a line"),
+    Rejected(0, 3, "improve", ("p",), "no edit", usd=0.5, calls=(events.Call("m", 1, 2, 3, 4, 0.5),)),
+    events.Reflected(1, 11, ("one", "two"), 0.25, (events.Call("m", 1, 2, 3, 4, 0.25),)),
     Evaluated(TASK, Outcome.passed(1.5, measures={"loss": 2.0}, artifact="x"), 3.0, "f"),
     Evaluated(TASK, Outcome.failed(Status.TIMEOUT, "é \u2028 {}"), 3.0, "f"),
     Lost(TASK, "node"),
