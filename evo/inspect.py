@@ -66,6 +66,9 @@ def table(state: search.State, benchmark: Benchmark, profile: Profile) -> str:
         for patch in state.genome(champion.genome).patches:
             rows.append(("patch", f"{patch.name}  {patch.hypothesis}"))
     rows += [("record", record_line(found)) for _, found in sorted(state.records.items())]
+    if mixed := state.mixed():
+        told = f"{mixed} of {state.screened} screens are of another device or judge than the base runs"
+        rows.append(("mixed", f"{told}: their gains do not compare, certified ones do"))
     rows += [("drift", text) for text in drifts(state)]
     rows += [("quarantine", f"{row['genome']} {row['reason']}") for row in quarantine(state) if row["held"]]
     rows.append(("evaluations", f"{found['evaluated']} judged, {found['rejected']} rejected, {found['lost']} lost"))

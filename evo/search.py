@@ -711,6 +711,13 @@ class State:
         frozen = [self.gain(score) for score in self.base_scores]
         return stats.shift(sides, frozen, self.settings.noise_sd, self.settings.noise_df)
 
+    def mixed(self) -> int:
+        """Screens of another device or judge than the base runs: their gains hold that difference, too."""
+        tasks = (Task(self.base.name, "base", k) for k in range(self.settings.base_runs))
+        known = {self.outcomes[task][1].fingerprint for task in tasks if task in self.outcomes}
+        screens = (event for task, (_, event) in self.outcomes.items() if task.stage == "screen")
+        return sum(event.fingerprint not in known for event in screens)
+
     def searched(self, name: str) -> float | None:
         """What the search believed of a genome, in units of gain: the posterior, certification left out."""
         if name not in self.archive or not self.archive[name].scores:

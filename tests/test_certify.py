@@ -248,3 +248,14 @@ def test_notes_of_drift_are_events_like_others(toy, run_of):
     state = search.State(run_of(toy).settings(), toy)
     state.extend(placed([Noted("drift: x")]))
     assert state.notes[0][2] == "drift: x"
+
+
+def test_screens_of_another_device_than_the_base_runs_are_told(toy, run_of):
+    state = search.State(run_of(toy).settings(), toy)
+    *_, events = stacked(state, toy)
+    state.extend(placed(events))
+    assert state.mixed() == 0 and "mixed" not in inspect.table(state, toy, toy.profile(None))
+    moved = [dataclasses.replace(e, fingerprint="g") if isinstance(e, Evaluated) else e for e in events[:-1]]
+    other = search.State(state.settings, toy).extend(placed([*moved, events[-1]]))
+    assert other.mixed() == 1
+    assert "1 of 3 screens are of another device" in inspect.table(other, toy, toy.profile(None))
