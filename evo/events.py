@@ -258,7 +258,7 @@ class Entry:
 
 
 def dump(event: Event, at: float) -> str:
-    """One JSON line without its newline; halves of surrogate pairs, which no file can hold, become question marks."""
+    """One JSON line without its newline."""
     found: dict[str, Any] = {"at": round(at, 3), "event": event.kind}
     for f in dataclasses.fields(event):
         value = getattr(event, f.name)
@@ -273,8 +273,7 @@ def dump(event: Event, at: float) -> str:
         optional = f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
         if not optional or value not in ("", (), [], {}, 0.0):
             found[f.name] = value
-    line = json.dumps(found, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return line.encode("utf-8", "replace").decode()
+    return json.dumps(found, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def load(line: str) -> tuple[float, Event]:

@@ -21,7 +21,6 @@ from evo import benchmark as benchmarks
 from evo import genome, inspect, journal, ledger, prompts, search
 from evo.benchmark import Benchmark, Profile, UserMistake
 from evo.events import Certified, Noted, Refuted
-from evo.judges import require_device
 from evo.llm import SPECS, open_models
 from evo.operators import CONTROLS
 from evo.recording import Header, Recorder, Recording
@@ -130,8 +129,6 @@ def prepared(found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
         raise UserMistake(f"{found.out} is not a run yet; name its --benchmark")
     benchmark = benchmarks.load(found.benchmark, found.profile)
     profile = benchmark.profile(found.profile)
-    if found.role != "propose":
-        require_device(benchmark, profile)
     model, recording = spelled(found.model)
     affordable(found, benchmark)
     evaluations, minutes, threads, seed = found.evaluations, found.minutes, found.threads, found.seed

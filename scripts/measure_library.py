@@ -7,9 +7,12 @@
     python scripts/measure_library.py show                         tables: effects, combinations, conflicts
     python scripts/measure_library.py rebase OLD_PROGRAM_FOLDER    moves the patches to a base that has changed
 
-A pair is the technique and the base on one seed, one shortly after the other, because CPU seconds drift with what else
-the machine does. Two techniques share the base runs around them: base, first, second, base. Each is compared with the
-geometric mean of both. Results are JSON lines, appended; a patch whose diff has changed starts again at none.
+A pair is the technique and the base on one seed. In a race one runs shortly after the other, because CPU seconds drift
+with what else the machine does: two techniques share the base runs around them, base, first, second, base, and each is
+compared with the geometric mean of both. Within a fixed time (`--benchmark autoresearch --profile 20s --workers 4
+--minutes 8 bigram_values ngram_values ...`) the seed's one base run serves all, the techniques named first come first,
+and each worker builds its next program while another one's is timed. Results are JSON lines, appended; a patch whose
+diff has changed starts again at none.
 """
 
 from __future__ import annotations
@@ -20,12 +23,15 @@ import json
 import math
 import os
 import platform
+import queue
 import statistics
 import sys
 import tempfile
+import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +39,7 @@ sys.path.insert(0, str(ROOT))
 
 from evo import benchmark as benchmarks  # noqa: E402
 from evo import library  # noqa: E402
-from evo.benchmark import Benchmark  # noqa: E402
+from evo.benchmark import Benchmark, Profile  # noqa: E402
 from evo.chance import number  # noqa: E402
 from evo.genome import Genome, Patch, PatchError, Tree, apply_diff, build, diff_trees, merge_trees  # noqa: E402
 from evo.judges import Judge, open_judge  # noqa: E402
@@ -41,6 +47,7 @@ from evo.library import Technique  # noqa: E402
 from evo.outcome import Outcome  # noqa: E402
 
 BASE = "base"
+MEASURED = ("gain", "d_loss", "d_time", "d_private")
 CLEAR = 2.0  # standard errors; a mean nearer to 0 than that is called no effect
 
 
@@ -54,6 +61,8 @@ class Pair:
     d_loss: float = 0.0
     d_time: float = 0.0
     detail: str = ""
+    d_private: float = 0.0  # L on the private slice, which for the sources of a machine is of packages never trained on
+    where: str = ""  # profile and device
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,8 @@ def compared(benchmark: Benchmark, patches: tuple[str, ...], seed: int, own: Out
         return math.log(own.measures[measure]) - statistics.fmean(math.log(b.measures[measure]) for b in bases)
 
     gain = statistics.fmean(benchmark.objective.gain_over(base.score or 0.0, own.score) for base in bases)
-    return Pair(patches, seed, gain, own.measures["loss"] - bases[0].measures["loss"], against_base("seconds"))
+    d_loss, d_private = (own.measures[name] - bases[0].measures[name] for name in ("loss", "private_loss"))
+    return Pair(patches, seed, gain, d_loss, against_base("seconds"), d_private=d_private)
 
 
 def measure(
@@ -126,9 +136,7 @@ def measure(
     base = Genome(benchmark.base_hash)
 
     def judged(genome: Genome, seed: int) -> Outcome:
-        with tempfile.TemporaryDirectory(prefix="evo-program-") as folder:
-            benchmarks.write_tree(build(genome, benchmark.base), Path(folder))
-            return judge.judge(Path(folder), stage="library", seed=number("library", seed) % 2**31)
+        return judged_by(judge, benchmark, genome, seed)
 
     for seed, group in itertools.groupby(sorted(wanted, key=lambda pair: pair[1]), key=lambda pair: pair[1]):
         before = judged(base, seed)
@@ -139,10 +147,68 @@ def measure(
                 names = tuple(patch.name for patch in genome.patches)
                 pair = compared(benchmark, names, seed, outcome, (before, after))
                 append(results, pair)
-                title = " + ".join(label[name] for name in names)
-                what = pair.detail[-300:] if pair.gain is None else f"gain {pair.gain:+.3f}  dL {pair.d_loss:+.4f}"
-                print(f"seed {seed}  {title:50} {what}  dt {100 * math.expm1(pair.d_time):+.0f}%", flush=True)
+                tell(pair, label)
             before = after
+
+
+def judged_by(judge: Judge, benchmark: Benchmark, genome: Genome, seed: int) -> Outcome:
+    with tempfile.TemporaryDirectory(prefix="evo-program-") as folder:
+        benchmarks.write_tree(build(genome, benchmark.base), Path(folder))
+        return judge.judge(Path(folder), stage="library", seed=number("library", seed) % 2**31)
+
+
+def tell(pair: Pair, label: Mapping[str, str]) -> None:
+    title = " + ".join(label[name] for name in pair.patches)
+    what = pair.detail[-300:] if pair.gain is None else f"gain {pair.gain:+.4f}  dL {pair.d_loss:+.4f}"
+    rest = f"private {pair.d_private:+.4f}  dt {100 * math.expm1(pair.d_time):+.1f}%"
+    print(f"seed {pair.seed}  {title:50} {what}  {rest}", flush=True)
+
+
+def measure_side_by_side(
+    benchmark: Benchmark,
+    profile: Profile,
+    wanted: Sequence[tuple[Genome, int]],
+    results: Path,
+    label: Mapping[str, str],
+    workers: int,
+    until: float,
+) -> None:
+    """The same within a fixed time: each seed's base once, then its genomes, on several workers with a judge each."""
+    base = Genome(benchmark.base_hash)
+    tasks = queue.SimpleQueue[tuple[Genome, int]]()
+    for seed, group in itertools.groupby(sorted(wanted, key=lambda pair: pair[1]), key=lambda pair: pair[1]):
+        for genome in (base, *(genome for genome, _ in group)):
+            tasks.put((genome, seed))
+    bases: dict[int, Outcome] = {}
+    waiting: list[tuple[Genome, int, Outcome]] = []
+    lock = threading.Lock()
+
+    def work() -> None:
+        with open_judge(benchmark, profile) as judge:
+            where = f"profile {profile.name}, {judge.fingerprint()['device']}"
+            while time.monotonic() < until:
+                try:
+                    genome, seed = tasks.get_nowait()
+                except queue.Empty:
+                    return
+                outcome = judged_by(judge, benchmark, genome, seed)
+                with lock:
+                    if genome == base:
+                        bases[seed] = outcome
+                    else:
+                        waiting.append((genome, seed, outcome))
+                    for found in [item for item in waiting if item[1] in bases]:
+                        waiting.remove(found)
+                        names = tuple(patch.name for patch in found[0].patches)
+                        pair = compared(benchmark, names, found[1], found[2], [bases[found[1]]])
+                        append(results, replace(pair, where=where))
+                        tell(pair, label)
+
+    crew = [threading.Thread(target=work) for _ in range(workers)]
+    for worker in crew:
+        worker.start()
+    for worker in crew:
+        worker.join()
 
 
 def batched(items: Sequence[Genome], size: int) -> Iterator[Sequence[Genome]]:
@@ -178,6 +244,8 @@ def device() -> str:
 def words(effect: Effect, sd: Mapping[str, float]) -> tuple[str, str]:
     """The two header lines' texts; what they say follows from the numbers alone."""
     n = len(effect.pairs)
+    if where := effect.pairs[0].where:
+        return words_within_a_time(effect, sd, where)
     if failed := [pair for pair in effect.pairs if pair.gain is None]:
         return f"does not pass, n = {n}: {' '.join(failed[0].detail.split())[:160]}", "fails"
     gain, gain_error = effect.mean("gain"), effect.error("gain", sd["gain"])
@@ -193,6 +261,21 @@ def words(effect: Effect, sd: Mapping[str, float]) -> tuple[str, str]:
     return text, "helps" if gain > 0 else "harmful"
 
 
+def words_within_a_time(effect: Effect, sd: Mapping[str, float], where: str) -> tuple[str, str]:
+    n = len(effect.pairs)
+    if failed := [pair for pair in effect.pairs if pair.gain is None]:
+        return f"does not pass, n = {n}: {' '.join(failed[0].detail.split())[:160]}; {where}", "fails"
+    gain, error = effect.mean("gain"), effect.error("gain", sd["gain"])
+    private = f"{effect.mean('d_private'):+.4f} +- {effect.error('d_private', sd['d_private']):.4f}"
+    if math.isnan(error):
+        text = f"dL {-gain:+.4f} bits per byte, unseen packages {effect.mean('d_private'):+.4f}; n = 1 pair; {where}"
+        return text, "undecided: one pair"
+    text = f"dL {-gain:+.4f} +- {error:.4f} bits per byte, unseen packages {private}; n = {n} pairs; {where}"
+    if abs(gain) < CLEAR * error:
+        return text, "no effect beyond the noise"
+    return text, "helps" if gain > 0 else "harmful"
+
+
 def rewrite(technique: Technique, effect: str, verdict: str, diff: str | None = None) -> None:
     header, _, old_diff = technique.file.read_text().partition("\n---\n")
     kept = [line for line in header.splitlines() if not line.startswith(("effect:", "verdict:", " "))]
@@ -202,7 +285,7 @@ def rewrite(technique: Technique, effect: str, verdict: str, diff: str | None = 
 
 def write(pairs: Sequence[Pair]) -> None:
     found = effects(pairs)
-    sd = {name: pooled(singles(found), name) for name in ("gain", "d_loss", "d_time")}
+    sd = {name: pooled(singles(found), name) for name in MEASURED}
     for technique in library.load():
         if effect := found.get((technique.patch.name,)):
             rewrite(technique, *words(effect, sd))
@@ -213,10 +296,10 @@ def singles(found: Mapping[tuple[str, ...], Effect]) -> dict[tuple[str, ...], Ef
 
 
 def show(benchmark: Benchmark, pairs: Sequence[Pair]) -> None:
-    techniques = library.load()
+    techniques = [t for t in library.load() if t.benchmark == benchmark.name]
     found = effects(pairs)
     alone = {key[0]: e for key, e in singles(found).items() if all(p.gain is not None for p in e.pairs)}
-    sd = {name: pooled(singles(found), name) for name in ("gain", "d_loss", "d_time")}
+    sd = {name: pooled(singles(found), name) for name in MEASURED}
     print(f"sd of one pair: gain {sd['gain']:.3f}, dL {sd['d_loss']:.4f}, log t {sd['d_time']:.3f}\n")
     print("| technique | category | n | log gain | dL | dt | verdict |\n|---|---|---|---|---|---|---|")
     order = sorted(techniques, key=lambda t: -alone[t.patch.name].mean("gain") if t.patch.name in alone else math.inf)
@@ -246,7 +329,7 @@ def show(benchmark: Benchmark, pairs: Sequence[Pair]) -> None:
 
 def rebase(benchmark: Benchmark, old: Tree) -> None:
     """Three-way: what the base has changed and what a patch has changed, each against the old base."""
-    for technique in library.load():
+    for technique in (t for t in library.load() if t.benchmark == benchmark.name):
         try:
             moved = merge_trees(old, apply_diff(technique.patch.diff, old), benchmark.base)
         except PatchError as error:
@@ -263,12 +346,17 @@ def main() -> None:
     parser.add_argument("--benchmark", default="speedrun")
     parser.add_argument("--profile")
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--results", type=Path, default=ROOT / "runs" / "library.jsonl")
+    parser.add_argument("--results", type=Path, help="runs/library.jsonl, for other benchmarks with name and profile")
+    parser.add_argument("--workers", type=int, default=1, help="judges side by side, where a fixed time is given")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="no evaluation begins later")
     asked = parser.parse_intermixed_args()
     benchmark = benchmarks.load(asked.benchmark, asked.profile)
+    profile = benchmark.profile(asked.profile)
+    own = "" if benchmark.name == "speedrun" else f"-{benchmark.name}-{profile.name}"
+    asked.results = asked.results or ROOT / "runs" / f"library{own}.jsonl"
     if asked.what == "rebase":
         return rebase(benchmark, benchmarks.read_tree(Path(asked.names[0])))
-    techniques = {t.name: t for t in library.load()}
+    techniques = {t.name.removeprefix(f"{benchmark.name}_"): t for t in library.load() if t.benchmark == benchmark.name}
     if unknown := [name for name in asked.names if name not in techniques]:
         parser.error(f"unknown {', '.join(unknown)}; valid are {', '.join(techniques)}")
     pairs = read(asked.results)
@@ -276,17 +364,24 @@ def main() -> None:
         return show(benchmark, pairs)
     if asked.what != "write":
         base = Genome(benchmark.base_hash)
-        chosen = [techniques[name] for name in asked.names] or list(techniques.values())
+        everything = list(techniques.values())
+        chosen = [techniques[name] for name in asked.names] or everything
         if asked.what == "measure":
             wanted = missing(pairs, [base.with_patch(t.patch) for t in chosen], asked.pairs)
         else:
-            sets = {tuple(sorted((one.name, two.name))) for one in chosen for two in techniques.values() if one != two}
-            patches = [tuple(techniques[name].patch for name in names) for names in sorted(sets)]
+            sets = {
+                tuple(sorted((one, two), key=lambda t: t.name)) for one in chosen for two in everything if one != two
+            }
+            patches = [tuple(t.patch for t in two) for two in sorted(sets, key=lambda two: (two[0].name, two[1].name))]
             genomes = [Genome(base.base, two) for two in patches if combines(benchmark, *two)]
             wanted = missing(pairs, genomes, 1)
-        with open_judge(benchmark, benchmark.profile(asked.profile)) as judge:
-            label = {t.patch.name: t.name for t in techniques.values()}
-            measure(benchmark, judge, wanted, asked.results, label)
+        label = {t.patch.name: name for name, t in techniques.items()}
+        if profile.settings.get("objective") == "budget":
+            until = time.monotonic() + 60 * asked.minutes
+            measure_side_by_side(benchmark, profile, wanted, asked.results, label, asked.workers, until)
+        else:
+            with open_judge(benchmark, profile) as judge:
+                measure(benchmark, judge, wanted, asked.results, label)
     write(read(asked.results))
 
 
