@@ -29,7 +29,7 @@ import signal
 import socket
 import struct
 import sys
-import tempfile  # noqa: F401  the same
+import tempfile
 import threading
 import traceback
 import types
@@ -309,13 +309,15 @@ def visible_at(path: str, trees: dict[str, str]) -> list[str]:
     return [tree + target[len(real) :] for tree, real in trees.items() if f"{target}/".startswith(f"{real}/")]
 
 
-def build_root(hidden: list[str], cuda: bool) -> None:
+def build_root(hidden: list[str], cuda: bool, compiler: str) -> None:
     """Enters a root with two directories: /old, the host's tree, and /new, what sandboxes will see of it, read-only.
 
     Built once, because a new mount namespace copies it for a few microseconds. The root goes through a pivot, not only
     a chroot, so that the directory it was mounted over (any existing one will do) is not covered in /old.
     """
     machine = [path for path in MACHINE_FILES if not path.startswith("/sys")] + CUDA_FILES if cuda else MACHINE_FILES
+    if compiler and not any(f"{compiler}/".startswith(f"{tree}/") for tree in machine):
+        machine = [*machine, compiler]
     trees = [path for path in machine + present_prefixes() if os.path.exists(path)]
     real = {path: os.path.realpath(path) for path in trees}
     links = {path: os.readlink(path) for path in trees if os.path.islink(path) and "/" not in path.strip("/")}
@@ -491,6 +493,7 @@ class Candidate:
         script = os.path.join(guest, self.request["script"])
         os.environ.clear()
         os.environ.update(self.request["environment"])
+        tempfile.tempdir = None  # a preloaded module may have asked for the server's, which no sandbox has
         sys.argv = [script, *self.request["arguments"]]
         sys.path[:0] = [program, guest]
         # New objects, because those of the server believe that they can seek.
@@ -874,7 +877,7 @@ def start(judge: socket.socket) -> None:
         importlib.import_module(name)
     survey(holding, reasons, facts, configuration["drop_user"])
     if not plain:
-        build_root(configuration["hidden"], configuration["cuda"])
+        build_root(configuration["hidden"], configuration["cuda"], configuration["compiler"])
     if "capabilities" in holding and root:
         forget_capabilities(facts["last_capability"])  # of later programs; what is held stays until the uid changes
     sys.stdout.flush()

@@ -144,7 +144,7 @@ class Sandbox:
 
     A turn's program and guest directories must be readable by others (chmod 755; `tempfile.mkdtemp` makes 700): as
     root, a candidate runs under a uid of its own. `drop_user=False` keeps one uid, for CUDA IPC, which refuses two.
-    `cuda` lets it see the NVIDIA devices, the driver's libraries and what CUDA reads of /sys.
+    `cuda` lets it see the NVIDIA devices, the driver's libraries, what CUDA reads of /sys, and a C compiler.
     `hidden` files and folders are covered, wherever a sandbox would see them: a file by one that cannot be imported.
     """
 
@@ -162,6 +162,9 @@ class Sandbox:
         # A driver's libraries may lie where only this variable says, and the loader reads it at a process's start.
         libraries = os.environ.get("LD_LIBRARY_PATH")
         self._environment = {**ENVIRONMENT, **({"LD_LIBRARY_PATH": libraries} if cuda and libraries else {})}
+        self._compiler = _compiler() if cuda else None
+        if self._compiler is not None:
+            self._environment["CC"] = str(self._compiler)
         self._allow_unisolated = level is not None and level.allow_unisolated
         self._lock = threading.Lock()
         self.level = self._boot()
@@ -291,6 +294,7 @@ class Sandbox:
             "plain": plain,
             "drop_user": self._drop_user,
             "cuda": self._cuda,
+            "compiler": str(self._compiler.parent.parent) if self._compiler else "",
         }
         # The kernel's death signal follows the thread that started a process. Elsewhere than in the main thread only
         # the closed socket tells the server that its judge is gone.
@@ -326,6 +330,16 @@ class Sandbox:
         finally:
             os.close(log)
         return Level(tuple(Layer(*layer) for layer in hello["layers"]), self._allow_unisolated)
+
+
+def _compiler() -> Path | None:
+    """The host's C compiler, which Triton needs for what loads its kernels; its installation is shown to sandboxes."""
+    import shutil  # here, because only a GPU's sandbox needs it
+
+    found = next(
+        (path for name in (os.environ.get("CC"), "gcc", "cc", "clang") if name and (path := shutil.which(name))), None
+    )
+    return Path(found).resolve() if found is not None else None
 
 
 class Turn:

@@ -185,6 +185,33 @@ def test_network_cannot_be_reached(run: Callable[..., Result]) -> None:
     assert result.ending == Ending("exited", 0), result.output
 
 
+def test_a_sandbox_for_cuda_compiles_and_loads_c(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    elsewhere = place / "toolchain" / "bin"
+    elsewhere.mkdir(parents=True)
+    for folder in (place, elsewhere.parent, elsewhere):
+        folder.chmod(0o755)
+    (elsewhere / "mycc").write_text(f'#!/bin/sh\nexec {compiler} "$@"\n')
+    (elsewhere / "mycc").chmod(0o755)
+    monkeypatch.setenv("CC", str(elsewhere / "mycc"))
+    code = """
+    import ctypes, os, subprocess, tempfile
+    with tempfile.TemporaryDirectory() as folder:
+        open(f"{folder}/a.c", "w").write("int answer(void) { return 42; }")
+        subprocess.run([os.environ["CC"], "-shared", "-o", f"{folder}/a.so", f"{folder}/a.c"], check=True)
+        print(ctypes.CDLL(f"{folder}/a.so").answer())
+    """
+    limits = Limits(wall_s=30, memory_mb=None, children=True)
+    with (
+        Sandbox(cuda=True, preload=("torch",)) as sandbox,
+        sandbox.start(written(place, code), program=place / "program", guest=place / "guest", limits=limits) as turn,
+    ):
+        turn.ending(30)
+        assert turn.output().split() == ["42"], turn.output()
+
+
 def test_loopback_joins_processes_of_one_turn_and_reaches_nothing_else(run: Callable[..., Result]) -> None:
     code = """
     import errno, os, socket

@@ -20,6 +20,7 @@ RESIDUAL_INIT = 1.0
 EMBEDDING_RESIDUAL_INIT = 0.1
 EMBEDDING_STD = 1.0
 HEAD_STD = 0.001
+ROWS_SCORED = 4  # windows that are scored at once
 WEIGHT_SCALE = 1.0  # times sqrt(3 / width), the bound of the uniform weights
 
 
@@ -166,8 +167,9 @@ def load(run, tensors: dict[str, Tensor]):
     model.to(run.device).eval()
 
     def predict(tokens: Tensor) -> Tensor:
-        # Always whole windows: a kernel is chosen by its shapes, and each one rounds in its own way.
-        padded = F.pad(tokens, (0, run.window - tokens.size(1))).to(run.device)
-        return model(padded)[:, : tokens.size(1)]
+        # Always as many rows of whole windows: kernels are chosen by shape, and each one rounds in its own way.
+        rows, time = tokens.shape
+        padded = F.pad(tokens, (0, run.window - time, 0, -rows % ROWS_SCORED)).to(run.device)
+        return torch.cat([model(few)[:, :time] for few in padded.split(ROWS_SCORED)])[:rows]
 
     return predict

@@ -8,8 +8,8 @@ import torch
 from model import GPT, checkpoint
 from trainer import Trainer, batches, on_device
 
-HANDOVER_S = 0.1
-HANDOVER_GB_S = 0.5  # what the hand-over of a checkpoint reaches at the least
+HANDOVER_S = 0.3
+HANDOVER_GB_S = 0.4  # what the hand-over of a checkpoint reaches at the least
 
 
 def handover_seconds(model: GPT) -> float:
