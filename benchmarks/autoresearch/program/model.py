@@ -20,7 +20,6 @@ RESIDUAL_INIT = 1.0
 EMBEDDING_RESIDUAL_INIT = 0.1
 EMBEDDING_STD = 1.0
 HEAD_STD = 0.001
-ROWS_SCORED = 4  # windows that are scored at once
 WEIGHT_SCALE = 1.0  # times sqrt(3 / width), the bound of the uniform weights
 
 
@@ -165,11 +164,12 @@ def load(run, tensors: dict[str, Tensor]):
     model = GPT(shape_of(run), run.vocabulary, run.window)
     model.load_state_dict(tensors)
     model.to(run.device).eval()
+    at_once = 4
 
     def predict(tokens: Tensor) -> Tensor:
         # Always as many rows of whole windows: kernels are chosen by shape, and each one rounds in its own way.
         rows, time = tokens.shape
-        padded = F.pad(tokens, (0, run.window - time, 0, -rows % ROWS_SCORED)).to(run.device)
-        return torch.cat([model(few)[:, :time] for few in padded.split(ROWS_SCORED)])[:rows]
+        padded = F.pad(tokens, (0, run.window - time, 0, -rows % at_once)).to(run.device)
+        return torch.cat([model(few)[:, :time] for few in padded.split(at_once)])[:rows]
 
     return predict
