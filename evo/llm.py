@@ -300,6 +300,11 @@ class Models:
     def all(self) -> list[Model]:
         return [model for model, _ in self.weighted] + ([self.repairer] if self.repairer else [])
 
+    def without(self, model: Model) -> Models | None:
+        """What is left once a model is given up; None if nobody writes any more."""
+        weighted = tuple(pair for pair in self.weighted if pair[0] is not model)
+        return Models(weighted, None if self.repairer is model else self.repairer) if weighted else None
+
     def chosen(self, task: str, chance: Chance) -> Model:
         """The model of one proposal: a draw that the seed, the thread and the number decide."""
         if task == "repair" and self.repairer is not None:

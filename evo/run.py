@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from types import FrameType
@@ -101,7 +101,7 @@ def run(found: argparse.Namespace) -> int:
         roles = ["judge"] * workers + ["propose"]  # a device never waits for a model
     began = len(list(directory.logs.glob("*.log")))
     logs = [directory.logs / f"worker-{began + i}.log" for i in range(len(roles))]
-    crew = [_spawn([*command, "--role", role], log) for role, log in zip(roles, logs, strict=True)]
+    crew = [_spawn([*command, "--role", role], log, surroundings(role)) for role, log in zip(roles, logs, strict=True)]
     state = search.State(settings, benchmark)
     released: dict[int, float] = {}
     interrupted = watch(state, directory, crew, roles, minutes, released)
@@ -270,10 +270,17 @@ def _fresh(stem: Path) -> Path:
     return path
 
 
-def _spawn(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+def surroundings(role: str) -> dict[str, str]:
+    """The environment of a worker; one that only judges gets no key of a model's provider."""
+    return {k: v for k, v in os.environ.items() if role != "judge" or not k.startswith("ANTHROPIC_")}
+
+
+def _spawn(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     # a session of their own: Ctrl-C reaches us alone and we decide what it means for them
     with open(log, "wb") as file:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, env=environment
+        )
 
 
 # --- watching ------------------------------------------------------------------------------------------------------

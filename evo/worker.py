@@ -57,8 +57,8 @@ from evo.sandbox import NoIsolation
 Written = TypeVar("Written", bound=Slotted)
 ROLES = ("both", "propose", "judge")
 IDLE_S = 0.2
-MODEL_FAILURES = 10
-BACK_OFF_S = 60.0
+MODEL_FAILURES = 10  # in a row, until a person is told
+BACK_OFF_S = 300.0
 CALL_POLL_S = 0.02  # between looks at answers that models are writing
 AHEAD = 4  # proposals that may wait for a judge or be in the making, at least
 FINALISTS, FINALISTS_SHORT = 8, 4
@@ -72,6 +72,7 @@ class Flight:
     model: Model
     ticket: Ticket
     answer: Future[Completion]
+    begun: float = 0.0  # on the worker's clock
 
 
 @dataclass
@@ -336,7 +337,9 @@ class Worker:
     def written(self, step: search.Propose, found: Slotted | Writing) -> list[Event] | None:
         """The proposal as an event; None while a model writes it in the background of a worker that only proposes."""
         while isinstance(found, Writing):
-            assert self.models is not None and self.ledger is not None
+            if self.models is None:  # it was given up while this waited for its second answer
+                return [self._closed(found, "model", "there is no model left to ask")]
+            assert self.ledger is not None
             model = self.models.chosen(found.ask.task, Chance(self.state.settings.seed, step.thread, step.number))
             ticket = self.ledger.take(model, found.ask.prompt)
             if isinstance(ticket, Room):
@@ -345,7 +348,7 @@ class Worker:
                     return [self._closed(found, "model", ticket.value)]
                 found = self.mechanical(self.scene(step.thread, step.number))
                 continue
-            flight = Flight(found, model, ticket, asked(model, found.ask.prompt, found.ask.slot))
+            flight = Flight(found, model, ticket, asked(model, found.ask.prompt, found.ask.slot), self.clock())
             if self.role == "propose":
                 self.flights[step] = flight
                 return None
@@ -374,7 +377,7 @@ class Worker:
             completion = flight.answer.result()
         except ModelError as error:
             self.ledger.settle(flight.ticket, model.name, None, error.billed)
-            self._model_failed(error)
+            self._model_failed(flight, error)
             return self._closed(writing, "model", str(error))
         self.failures = 0
         if self.recorder is not None:
@@ -422,19 +425,23 @@ class Worker:
         calls = tuple(writing.calls)
         return replace(event, calls=calls, usd=round(sum(call.usd for call in calls), 9))
 
-    def _model_failed(self, error: ModelError) -> None:
-        """Backs off; a model that keeps failing is given up, and the search goes on without one.
+    def _model_failed(self, flight: Flight, error: ModelError) -> None:
+        """Backs off; meanwhile proposals are made without a model, so that judging goes on.
 
-        One that was of no use from the first call on, because its key or its name is refused, is the user's mistake.
+        Calls that were under way when another failed tell nothing new. A model whose key or name is refused is asked no
+        more; one that was of no use from the first call on is the user's mistake.
         """
-        if error.hopeless and not any(event.calls for _, event in self.state.slots.values()):
-            raise UserMistake(f"the model cannot be used: {error}")
-        self.failures = MODEL_FAILURES if error.hopeless else self.failures + 1
-        self.not_before = self.clock() + min(BACK_OFF_S, 0.2 * 2**self.failures)
-        if self.failures >= MODEL_FAILURES and self.models is not None:
-            self.models = None
-            often = "for good" if error.hopeless else f"{self.failures} times in a row"
-            self.journal.append(Noted(f"the model failed {often}, going on without: {error}"))
+        if error.hopeless:
+            if not any(event.calls for _, event in self.state.slots.values()):
+                raise UserMistake(f"the model cannot be used: {error}")
+            self.models = self.models.without(flight.model) if self.models else None
+            self.journal.append(Noted(f"going on without {flight.model.name}: {error}"))
+        elif flight.begun >= self.not_before:
+            self.failures += 1
+            self.not_before = self.clock() + min(BACK_OFF_S, 0.2 * 2**self.failures)
+            if self.failures == MODEL_FAILURES:
+                text = f"{flight.model.name} failed {self.failures} times in a row, going on without until it answers"
+                self.journal.append(Noted(f"{text}: {error}"))
 
     # around the steps
 

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -47,6 +47,10 @@ class Handler(BaseHTTPRequestHandler):
     provider: Provider
 
     def do_POST(self) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # a client that no longer waits
+            self._answer()
+
+    def _answer(self) -> None:
         provider = self.provider
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         with provider.lock:

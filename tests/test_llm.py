@@ -12,6 +12,7 @@ import pytest
 from messages_server import DROP, Provider, serving
 
 from evo import llm
+from evo import run as evo_run
 from evo.benchmark import UserMistake
 from evo.chance import Chance
 from evo.llm import Completion, ModelError, Prompt, Scripted, Slot, Usage
@@ -198,3 +199,9 @@ def test_several_models_share_by_weight_and_one_repairs(tmp_path):
     assert chosen == [models.chosen("improve", Chance(0, 0, n)) for n in range(400)]
     assert models.chosen("repair", Chance(0, 0, 1)).complete(PROMPT, Slot(0, 0)).text == "a,b*2\n"
     assert [models.weighted[0][0].complete(PROMPT, Slot(0, n)).text for n in range(3)] == ["one\n", "two\n", "one\n"]
+
+
+def test_a_worker_that_only_judges_gets_no_key(monkeypatch):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", SECRET)
+    assert SECRET not in evo_run.surroundings("judge").values() and "PATH" in evo_run.surroundings("judge")
+    assert SECRET in evo_run.surroundings("propose").values()

@@ -109,9 +109,9 @@ def test_a_repair_that_fails_is_not_asked_for_ever(toy, run_of):
     assert state.screened > 5
 
 
-def test_a_model_that_is_down_is_given_up_and_the_search_goes_on(toy, run_of):
+def test_a_model_that_is_down_is_asked_again_and_the_search_goes_on_without(toy, run_of):
     calls = []
-    ticks = iter(range(0, 10**9, 100))
+    ticks = iter(range(0, 10**9, 200))
 
     def answer(prompt: Prompt, slot: Slot) -> str:
         calls.append(slot)
@@ -122,8 +122,28 @@ def test_a_model_that_is_down_is_given_up_and_the_search_goes_on(toy, run_of):
     worker.clock = lambda: float(next(ticks))
     worker.work()
     worker.close()
-    assert len(calls) == 10 and any("10 times in a row" in text for _, _, text in worker.state.notes)
+    assert len(calls) > 10
+    told = [text for _, _, text in worker.state.notes if "10 times in a row" in text]
+    assert len(told) == 1 and "refused" in told[0]
     assert worker.state.champion() is not None
+
+
+def test_calls_that_fail_together_count_once_and_a_refused_model_is_asked_no_more(toy, run_of):
+    worker, name = judged(toy, run_of, 8)
+    model = worker.models.all[0]
+
+    def fails(error: ModelError) -> None:
+        writing = operators.write(worker.scene(0, 50), toy, "improve", name)
+        answer: Future[Completion] = Future()
+        answer.set_exception(error)
+        worker.answered(Flight(writing, model, worker.ledger.take(model, writing.ask.prompt), answer, begun=0.0))
+
+    for _ in range(4):
+        fails(ModelError("OverloadedError: 529", billed=False))
+    assert worker.failures == 1 and worker.not_before == 0.4
+    fails(ModelError("NotFoundError: 404", billed=False, hopeless=True))
+    worker.close()
+    assert worker.models is None
 
 
 def test_while_a_model_is_backed_off_from_the_search_goes_on_without(toy, run_of):
