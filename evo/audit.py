@@ -54,16 +54,21 @@ def suspicion(
     base_mean: float,
     base_measures: Mapping[str, float],
     bounds: Audit,
+    expected: float = 0.0,
 ) -> str:
-    """Why a program that passed belongs in quarantine, or an empty text."""
+    """Why a program that passed belongs in quarantine, or an empty text.
+
+    `expected` is the gain over the base that the program was built on, its best parent's: a jump counts from there, so
+    that a long search whose steps add up is not held.
+    """
     assert outcome.score is not None
     found = sorted(flags(program) - flags(base))
     if bounds.flags and found:
         return f"uses {', '.join(found)}"
-    gain = objective.gain_over(base_mean, outcome.score)
-    if bounds.jump is not None and gain > bounds.jump:
+    step = objective.gain_over(base_mean, outcome.score) - expected
+    if bounds.jump is not None and step > bounds.jump:
         believed = objective.describe(bounds.jump)
-        return f"a gain of {objective.describe(gain)} is above the {believed} that is believed unseen"
+        return f"a step of {objective.describe(step)} is above the {believed} that is believed unseen"
     if bounds.bound is not None and objective.gain_over(bounds.bound, outcome.score) > 0:
         return f"score {outcome.score:.6g} is beyond {bounds.bound:.6g}, the best that is thought possible"
     for name, least in sorted(bounds.floor.items()):

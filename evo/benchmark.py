@@ -125,7 +125,7 @@ class Audit:
     program_kb: float = 256.0  # of the whole program's text; more is refused
     carried_kb: float = 24.0  # that the compressed program may have beyond the compressed base; more is refused
     flags: bool = True  # whether words that no honest program needs lead to quarantine
-    jump: float | None = None  # the largest gain over the base mean that is believed of one evaluation
+    jump: float | None = None  # the largest gain over its best parent that is believed of one evaluation
     bound: float | None = None  # the best score that is thought possible
     gap: float | None = None  # how far the measure `gap` may exceed the base's
     floor: dict = field(default_factory=dict)  # measure -> the least value that the work itself takes

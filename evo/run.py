@@ -20,7 +20,7 @@ from tqdm import tqdm
 from evo import benchmark as benchmarks
 from evo import genome, inspect, journal, ledger, prompts, search
 from evo.benchmark import Benchmark, Profile, UserMistake
-from evo.events import Certified, Noted, Refuted
+from evo.events import Certified, Noted, Quarantined, Refuted
 from evo.llm import SPECS, open_models
 from evo.operators import CONTROLS
 from evo.recording import Header, Recorder, Recording
@@ -351,6 +351,9 @@ def _show(state: search.State, journals: journal.Journals, bar: tqdm, deadline: 
     for entry in entries:
         if isinstance(entry.event, Certified | Refuted):
             bar.write(inspect.verdict_line(state, entry.event), file=sys.stderr)
+        elif isinstance(entry.event, Quarantined):
+            held = f"quarantine: {entry.event.genome} {entry.event.reason}"
+            bar.write(f"{held}; look at it, then mark it release or condemn", file=sys.stderr)
         elif isinstance(entry.event, Noted):
             bar.write(f"note: {entry.event.text}", file=sys.stderr)
     bar.update(min(state.used, bar.total) - bar.n)

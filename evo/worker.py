@@ -222,7 +222,18 @@ class Worker:
             return []
         base, means = self.benchmark.base, state.base_measures()
         program = base if state.settings.control == "aa" else state.program(state.genome(name))
-        reason = audit.suspicion(program, base, fact.outcome, state.objective, state.base_mean, means, self.bounds)
+        parents = state.proposals[name].parents if name in state.proposals else ()
+        built_on = max((state.archive.posterior(parent) for parent in parents), default=0.0)
+        reason = audit.suspicion(
+            program,
+            base,
+            fact.outcome,
+            state.objective,
+            state.base_mean,
+            means,
+            self.bounds,
+            max(0.0, built_on) * state.settings.typical_gain,
+        )
         return [Quarantined(name, f"{fact.task.stage}: {reason}")] if reason else []
 
     @property

@@ -100,6 +100,8 @@ def test_each_bound_has_its_effect(toy):
     assert suspected(toy, Audit(), score=0.01, gap=9.0, seconds=1e-9) == ""
     assert "is above the" in suspected(toy, Audit(jump=0.2), score=4.0)
     assert suspected(toy, Audit(jump=0.3), score=4.0) == ""
+    built_on = audit.suspicion(toy.base, toy.base, Outcome.passed(4.0), toy.objective, 5.0, {}, Audit(jump=0.2), 0.1)
+    assert built_on == ""  # a step from a parent that gained already
     assert "beyond 4.5" in suspected(toy, Audit(bound=4.5), score=4.0)
     assert suspected(toy, Audit(bound=3.5), score=4.0) == ""
     assert "under the 0.5 that the work itself takes" in suspected(toy, Audit(floor={"seconds": 0.5}), seconds=0.4)
