@@ -8,10 +8,13 @@ import threading
 import pytest
 from conftest import TableJudge, new_worker
 
+from evo import benchmark as benchmarks
+from evo import genome
 from evo.benchmark import UserMistake
 from evo.events import Proposed, Rejected
 from evo.ledger import Caps, Ledger, read_prices
 from evo.llm import Models, Prompt, Scripted, Slot
+from evo.operators import written
 from evo.recording import Header, Recorder, Recording
 
 HEADER = {"profile": "main", "seed": 3, "threads": 2}
@@ -89,6 +92,21 @@ def test_a_replay_reads_the_recorded_answers(toy, recorded):
     assert texts and all(text.startswith("Hypothesis: ") for text in texts)
     lines = [json.loads(line) for line in file.read_text().splitlines()[1:]]
     assert all(line["bytes"][0] > line["bytes"][1] // 20 for line in lines if "slot" in line)
+
+
+def test_the_shipped_recording_fits_the_base_of_today():
+    """A change of the base, of merging or of reading edits that spoils the demonstration is seen here, without judging."""
+    speedrun = benchmarks.load("speedrun")
+    recording = Recording(speedrun.root / "recorded" / "inbox-seed-7.jsonl")
+    assert recording.header.base == speedrun.base_hash
+    proposals = [event for event in recording.proposals.values() if isinstance(event, Proposed)]
+    by_model = [event for event in proposals if event.operator in ("improve", "mutate", "repair")]
+    assert len(by_model) >= 60
+    for event in by_model[::3]:
+        parent = recording.program_parent(event.parents[0])
+        answer = recording.answers[Slot(event.thread, event.number).name]
+        program = genome.build(parent, speedrun.base)
+        assert written.read(answer, parent, program, speedrun.base, speedrun).name == event.genome
 
 
 def test_a_torn_last_line_is_left_out(recorded):
