@@ -95,7 +95,7 @@ def test_a_replay_reads_the_recorded_answers(toy, recorded):
 
 
 def test_the_shipped_recording_fits_the_base_of_today():
-    """A change of the base, of merging or of reading edits that spoils the demonstration is seen here, without judging."""
+    """What spoils the demonstration (another base, other merging, other reading of edits) is seen without judging."""
     speedrun = benchmarks.load("speedrun")
     recording = Recording(speedrun.root / "recorded" / "inbox-seed-7.jsonl")
     assert recording.header.base == speedrun.base_hash
