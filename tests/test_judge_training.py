@@ -87,7 +87,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 SETTINGS = Settings(
     clock="cpu", objective="budget", window=WINDOW, windows=64, private_windows=16, cap_s=5.0, checkpoint_kb=64,
-    score_s=2.0, batch=16, build_s=20.0, vocabulary=VOCABULARY,
+    score_s=2.0, load_s=1.0, gap=0.2, batch=16, build_s=20.0, vocabulary=VOCABULARY,
 )  # fmt: skip
 LIMITS = Limits(wall_s=30.0)
 
@@ -137,7 +137,7 @@ def test_a_bigram_table_scores_what_it_should(bench: Bench, corpus: Corpus) -> N
     expected = nats[sizes > 0].sum() / math.log(2) / sizes.sum()
     assert found.score == pytest.approx(expected, rel=0.01)  # the blocks of the stream are permuted
     assert found.score == found.measures["loss"]
-    names = "loss private_loss gap seconds cpu_s wall_s score_s build_s peak_mb submits checkpoint_mb overhead_s"
+    names = "loss private_loss gap seconds cpu_s wall_s score_s load_s build_s peak_mb submits checkpoint_mb overhead_s"
     assert set(found.measures) == set(names.split())
     assert abs(found.measures["gap"]) < 0.1
     assert 0 < found.measures["cpu_s"] < 2 and found.measures["seconds"] == found.measures["cpu_s"]
@@ -291,20 +291,104 @@ def test_no_text_of_a_scoring_process_is_kept(bench: Bench) -> None:
     assert found.status is Status.CRASHED and "SECRET" not in str(found)
 
 
-def test_slow_scoring_is_added_to_the_time(bench: Bench) -> None:
-    slow = """
+BUSY = """
 import time
+def busy(seconds):
+    until = time.process_time() + seconds
+    while time.process_time() < until: pass
+"""
+RACE = {"objective": "race", "target": 1.5, "slope": 0.2, "band": 0.5}
+
+
+def test_slow_answers_are_added_to_the_time_and_slower_ones_are_wrong(bench: Bench) -> None:
+    slow = (
+        BUSY
+        + """
 def load(run, tensors):
     table = tensors["table"]
-    until = time.process_time() + 0.4
-    while time.process_time() < until: pass
-    return lambda tokens: table[tokens]
+    def predict(tokens):
+        busy(0.1 if tokens.size(1) == run.window else 0)
+        return table[tokens]
+    return predict
 """
-    found = bench.judge(TRAIN, slow, score_s=0.3, score_slack=1.0, objective="race", target=1.5, slope=0.2, band=0.5)
+    )
+    found = bench.judge(TRAIN, slow, score_s=0.3, score_slack=1.0, **RACE)
     assert found.status is Status.PASSED, found
-    assert found.measures["seconds"] == pytest.approx(found.measures["cpu_s"] + found.measures["score_s"] - 0.3)
+    m = found.measures
+    assert 0.15 < m["seconds"] - m["cpu_s"] == pytest.approx(m["score_s"] - m["load_s"] - 0.3)
     found = bench.judge(TRAIN, slow, score_s=0.1, score_slack=1.0)
     assert found.status is Status.WRONG and "twice what is free" in found.detail
+
+
+def test_time_before_the_first_answer_is_added_however_much_scoring_is_free(bench: Bench) -> None:
+    late = (
+        BUSY
+        + """
+def load(run, tensors):
+    busy(0.3)
+    return lambda tokens: tensors["table"][tokens]
+"""
+    )
+    found = bench.judge(TRAIN, late, load_s=0.1, **RACE)
+    assert found.status is Status.PASSED, found
+    assert 0.15 < found.measures["seconds"] - found.measures["cpu_s"] == pytest.approx(found.measures["load_s"] - 0.1)
+
+
+def test_a_budget_counts_what_is_added(bench: Bench) -> None:
+    late = (
+        BUSY
+        + """
+def load(run, tensors):
+    busy(0.5)
+    return lambda tokens: tensors["table"][tokens]
+"""
+    )
+    found = bench.judge(TRAIN, late, load_s=0.1, cap_s=0.4)
+    assert found.status is Status.WRONG and "over the budget" in found.detail
+    assert bench.judge(TRAIN, late, load_s=1.0, cap_s=0.4).status is Status.PASSED
+
+
+@pytest.mark.parametrize("part", ["train", "model"])
+def test_building_beyond_what_is_free_is_added(bench: Bench, part: str) -> None:
+    programs = {"train": TRAIN, "model": MODEL}
+    programs[part] = BUSY + "busy(0.4)\n" + programs[part]
+    found = bench.judge(**programs, build_free_s=0.2, **RACE)
+    assert found.status is Status.PASSED, found
+    assert 0.15 < found.measures["seconds"] - found.measures["cpu_s"] < 0.6
+    free = bench.judge(**programs, **RACE)
+    assert free.measures["seconds"] == free.measures["cpu_s"]
+
+
+def test_a_checkpoint_that_was_sent_before_the_data_opened_is_wrong(bench: Bench) -> None:
+    early = """
+import os, struct, safetensors.torch, torch
+def train(run):
+    data = safetensors.torch.save({"table": torch.zeros(run.vocabulary, run.vocabulary)})
+    os.write(3, struct.pack("<cQ", b"R", 0) + struct.pack("<cQ", b"K", len(data)) + data)
+    os.read(3, 9)
+"""
+    found = bench.judge(early)
+    assert found.status is Status.WRONG and "before the data opens" in found.detail, found
+
+
+def test_tokens_have_other_numbers_under_every_seed_but_for_the_separator(bench: Bench, corpus: Corpus) -> None:
+    counting = """
+import torch
+def train(run):
+    stream = torch.from_numpy(run.open().astype("int64"))
+    print(torch.bincount(stream, minlength=run.vocabulary).tolist())
+"""
+    counts = [eval(bench.judge(counting, seed=seed).detail.splitlines()[-1]) for seed in (1, 2, 1)]
+    known = np.bincount(corpus.train, minlength=VOCABULARY).tolist()
+    assert counts[0] == counts[2] != counts[1] and known not in counts
+    assert sorted(counts[0]) == sorted(counts[1]) == sorted(known)
+    assert counts[0][-1] == counts[1][-1] == known[-1]
+
+
+def test_text_that_is_known_by_heart_shows_in_the_gap(bench: Bench) -> None:
+    found = bench.judge(gap=-0.2)
+    assert found.status is Status.WRONG and "gap test" in found.detail
+    assert set(found.measures) >= {"loss", "private_loss", "gap"}
 
 
 def test_train_tokens_cut_the_stream(bench: Bench) -> None:
@@ -345,6 +429,7 @@ def test_settings_say_what_is_wrong() -> None:
         ({"objective": "race"}, "missing: target, slope, band"),
         ({"band": 1.0}, "remove band"),
         ({"window": 0}, "window: expected a number above 0"),
+        ({"build_free_s": 0}, "build_free_s: expected a number above 0"),
     ]:
         with pytest.raises(UserMistake, match=sentence):
             settings(Settings, {**table, **change}, "toy")

@@ -5,10 +5,12 @@ Only the judge reads a corpus. The validation text and the vocabulary's pieces a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
+import secrets
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -70,6 +72,26 @@ class Texts:
     validation: Sequence[str]
     private: Sequence[str]
     masked: tuple[Path, ...] = ()
+
+
+def secret(data: Path = DATA) -> bytes:
+    """Sixteen bytes that this machine's judges share and no sandbox sees, made once: what they choose is the same for
+    one seed in every process, and no program can foresee it."""
+    path = data / "prepared" / "secret"
+    if path.exists():
+        return path.read_bytes()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent) as file:
+            file.write(secrets.token_bytes(16))
+            file.flush()
+            with contextlib.suppress(FileExistsError):
+                os.link(file.name, path)  # whole or not at all, and the first one stays
+        return path.read_bytes()
+    except OSError as error:
+        raise UserMistake(
+            f"corpus: expected to write {path}, found {error.strerror}; make {path.parent} writable"
+        ) from None
 
 
 def order(tokens: Tokens, seed: int) -> Tokens:

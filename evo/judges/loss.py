@@ -53,6 +53,10 @@ class Windows:
     def join(cls, first: Windows, second: Windows) -> Windows:
         return cls(np.concatenate([first.inputs, second.inputs]), np.concatenate([first.targets, second.targets]))
 
+    def renumbered(self, numbers: Tokens) -> Windows:
+        """The same windows with `numbers[token]` in the place of every token."""
+        return Windows(numbers[self.inputs], numbers[self.targets])
+
     def __len__(self) -> int:
         return len(self.inputs)
 

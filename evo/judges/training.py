@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from evo.benchmark import UserMistake, read_tree, tree_hash
 from evo.judges import corpora
-from evo.judges.corpus import Corpus, order
+from evo.judges.corpus import Corpus, order, secret
 from evo.judges.gpu import BUFFER_MB, Gpu, place
 from evo.judges.loss import (
     Cuts,
@@ -52,7 +52,7 @@ from evo.judges.wire import Closed, Foreign, Malformed, Peer, at_most, exactly, 
 from evo.outcome import Outcome, Status
 from evo.sandbox import Level, Limits, Sandbox, SandboxError, Turn
 
-JUDGE_VERSION = "training-1"
+JUDGE_VERSION = "training-2"
 # The first optimizer of a process imports torch._dynamo, which takes a second that every evaluation would pay.
 PRELOAD = ("numpy", "torch", "torch._dynamo", "safetensors.torch")
 GUEST = Path(__file__).resolve().parent.parent / "guests" / "training.py"
@@ -77,6 +77,9 @@ class Settings:
     devices: int = 1  # that a race is meant for; on a host with fewer the largest of 1, 2, 4 that there is
     batch: int = 16  # windows that are answered at once
     score_slack: float = 1.5  # free scoring time is score_s x score_slack; what exceeds it is added, twice it is WRONG
+    load_s: float | None = None  # free before the first answer, beyond an ordinary one; what exceeds it is added
+    build_free_s: float | None = None  # on the clock, before the data opens; the rest is added; None: all is free
+    gap: float | None = None  # bits per byte by which the private slice's loss may exceed the public one's
     private_windows: int = 64
     train_tokens: int | None = None  # None: the whole training part
     vocabulary: int = 1024
@@ -113,8 +116,9 @@ class Settings:
         if self.devices not in (1, 2, 4, 8):
             raise UserMistake(f"devices: expected 1, 2, 4 or 8, found {self.devices}")
         counts = ("window", "windows", "batch", "private_windows", "threads", "vocabulary")
-        sizes = ("cap_s", "checkpoint_kb", "score_s", "score_slack", "build_s", "compile_s", "compiled_mb", "corpus_mb")
-        for name in (*counts, *sizes, "tolerance", "slope"):
+        sizes = ("checkpoint_kb", "compiled_mb", "corpus_mb")
+        times = ("cap_s", "score_s", "load_s", "score_slack", "build_s", "build_free_s", "compile_s")
+        for name in (*counts, *sizes, *times, "tolerance", "slope"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserMistake(f"{name}: expected a number above 0, found {value}")
@@ -143,7 +147,7 @@ class _Stop(Enum):
 
 @dataclass
 class TrainingJudge:
-    """`secret` keeps row orders and cuts from the candidate, who knows the seed; scores do not depend on it."""
+    """`secret` keeps row orders, cuts and the tokens' numbers from the candidate, who knows the seed."""
 
     settings: Settings
     limits: Limits
@@ -272,6 +276,7 @@ class TrainingJudge:
                 held.callback(lambda: measures.update(peak_mb=turn.peak_mb()))
                 peer = Peer(turn.channel)
                 stream = self._ready(turn, peer, seed, compiled, measures)
+                extra_s = self._built(turn, measures)
             with sealed(stream.data) as fd, self._device(alone=True), self._watched(measures):
                 began = time.monotonic()
                 last, stop = self._collect(turn, peer, fd, measures)
@@ -282,7 +287,7 @@ class TrainingJudge:
             if last is None:
                 raise self._without_checkpoint(turn, stop)
         measures.update(cpu_s=last.cpu_s, wall_s=last.wall_s, checkpoint_mb=len(last.data) / 2**20)
-        measures["seconds"] = last.cpu_s if s.clock == "cpu" else last.wall_s
+        measures["seconds"] = extra_s + (last.cpu_s if s.clock == "cpu" else last.wall_s)
         return bytes(last.data), open_s
 
     def _device(self, *, alone: bool) -> AbstractContextManager[None]:
@@ -305,7 +310,7 @@ class TrainingJudge:
         """Waits until the program asks for the data, and prepares its order meanwhile."""
         s = self.settings
         began = time.monotonic()
-        stream = order(self.corpus.train[: s.train_tokens], seed).astype("<u2")
+        stream = self._numbers(seed)[order(self.corpus.train[: s.train_tokens], seed)]
         watch = Watch(turn, self.limits, lambda: time.monotonic() - began, s.build_s)
         try:
             if compiled is not None:
@@ -323,6 +328,21 @@ class TrainingJudge:
         measures["build_s"] = time.monotonic() - began
         return stream
 
+    def _built(self, turn: Turn, measures: dict[str, float]) -> float:
+        """What is to be added for building. Without the data it buys little, but a processor's minute of it would buy a
+        model of whatever other text the program carries or finds."""
+        s = self.settings
+        if s.clock == "cpu":
+            measures["build_s"] = turn.cpu_seconds()
+        return max(0.0, measures["build_s"] - s.build_free_s) if s.build_free_s is not None else 0.0
+
+    def _numbers(self, seed: int) -> NDArray[np.uint16]:
+        """The number of each token in this evaluation: a program that knows the text, or a table of it, from elsewhere
+        would first have to find out which token is which. The separator, the last one, keeps its place."""
+        chance = random.Random(hashlib.sha256(self.secret + f"numbers {seed}".encode()).digest())
+        last = self.settings.vocabulary - 1
+        return np.array([*chance.sample(range(last), last), last], "<u2")
+
     def _collect(self, turn: Turn, peer: Peer, fd: int, measures: dict[str, float]) -> tuple[_Submitted | None, _Stop]:
         """Opens the data and keeps the last checkpoint that came in time; nothing is told back."""
         s = self.settings
@@ -338,6 +358,7 @@ class TrainingJudge:
 
         watch = Watch(turn, self.limits, clock, s.cap_s)
         try:
+            peer.expect_silence()  # a checkpoint that was on its way already would take no time at all
             peer.send(b"D", watch, fd=fd)
             while (frame := peer.receive(sizes, watch)).kind == b"K":
                 cpu_s, wall_s = stamp()
@@ -358,37 +379,53 @@ class TrainingJudge:
     # The second and the third, which see neither training data nor each other.
 
     def _score(self, program: Path, seed: int, checkpoint: bytes, measures: dict[str, float]) -> float:
-        """Measures the losses and adds excess scoring time to `seconds`; returns the wall time of both passes."""
+        """Measures the losses and adds excess time in scoring to `seconds`; returns the wall time of both passes."""
         s = self.settings
         chance = random.Random(hashlib.sha256(self.secret + str(seed).encode()).digest())
         cuts = Cuts.draw(len(self._windows), s.window, chance)
+        numbers = self._numbers(seed)
+        windows = self._windows.renumbered(numbers)
+        token_bytes = np.empty_like(self.corpus.token_bytes)
+        token_bytes[numbers] = self.corpus.token_bytes
         # One after the other, although both could build at once: two that run together can signal through the load.
         # Each has a file of its own: attributes and offset of a shared one would carry windows from one to the other.
         with self._device(alone=False), sealed(checkpoint) as fd, self._scoring(program, seed) as turn:
             first = _Scorer(s, self.limits, turn, self.gpu)
-            nats, whole = self._whole_windows(first, fd, cuts, chance)
+            nats, whole = self._whole_windows(first, fd, windows, cuts, chance)
         with self._device(alone=False), sealed(checkpoint) as fd, self._scoring(program, seed) as turn:
             second = _Scorer(s, self.limits, turn, self.gpu)
-            truncated = self._truncated_windows(second, fd, cuts, chance)
-        measures["score_s"] = first.used_s
-        targets = self._windows.targets
-        loss = bits_per_byte(nats[: s.windows], targets[: s.windows], self.corpus.token_bytes)
-        private = bits_per_byte(nats[s.windows :], targets[s.windows :], self.corpus.token_bytes)
+            truncated = self._truncated_windows(second, fd, windows, cuts, chance)
+        measures.update(score_s=first.used_s, load_s=first.load_s)
+        targets = windows.targets
+        loss = bits_per_byte(nats[: s.windows], targets[: s.windows], token_bytes)
+        private = bits_per_byte(nats[s.windows :], targets[s.windows :], token_bytes)
         if not math.isfinite(loss + private):
             raise Verdict(Status.WRONG, "the loss is not finite: a token that occurs has probability 0")
         at_cuts = targets[np.arange(len(targets)), cuts.last_shown]
         if complaint := disagreement(whole, truncated, at_cuts, s.tolerance):
             raise Verdict(Status.WRONG, complaint)
         measures.update(loss=loss, private_loss=private, gap=private - loss)
-        measures["seconds"] += max(0.0, measures["score_s"] - s.free_score_s)
+        if s.gap is not None and private - loss > s.gap:
+            raise Verdict(
+                Status.WRONG,
+                f"gap test: loss on the private text is {private - loss:+.4f} bits per byte from that on the "
+                f"validation text, expected at most {s.gap:+g}: the program knows that one by heart",
+            )
+        measures["seconds"] += first.extra_s
+        if s.objective == "budget" and measures["seconds"] > s.cap_s:
+            raise Verdict(
+                Status.WRONG,
+                f"{measures['seconds']:.3g} s of {s.cap_s:g} s, with building and scoring beyond the free part: "
+                "over the budget; hand over earlier, or do less before the data opens and before the first answer",
+            )
         return first.wall_s + second.wall_s
 
     def _whole_windows(
-        self, scorer: _Scorer, fd: int, cuts: Cuts, chance: random.Random
+        self, scorer: _Scorer, fd: int, windows: Windows, cuts: Cuts, chance: random.Random
     ) -> tuple[NDArray[np.float64], Floats]:
         """Nats per target [N, T], and the log-probabilities [N, V] at every window's cut."""
         s = self.settings
-        inputs, targets = self._windows.inputs, self._windows.targets
+        inputs, targets = windows.inputs, windows.targets
         rows = np.array(chance.sample(range(len(inputs)), len(inputs)))
         batches = [(rows[i : i + s.batch], s.window) for i in range(0, len(rows), s.batch)]
         nats = np.empty(targets.shape)
@@ -398,13 +435,15 @@ class TrainingJudge:
             nats[batch], at_cuts[batch] = nats_there, log_p
         return nats, at_cuts
 
-    def _truncated_windows(self, scorer: _Scorer, fd: int, cuts: Cuts, chance: random.Random) -> Floats:
+    def _truncated_windows(
+        self, scorer: _Scorer, fd: int, windows: Windows, cuts: Cuts, chance: random.Random
+    ) -> Floats:
         """The log-probabilities [N, V] at every window's cut, from windows that end there."""
         s = self.settings
         groups = chance.sample(cuts.groups, len(cuts.groups))
-        found = np.empty((len(self._windows), s.vocabulary), np.float32)
+        found = np.empty((len(windows), s.vocabulary), np.float32)
         limit = TRUNCATED_SHARE * s.free_score_s
-        for rows, _, log_p in scorer.answers(fd, self._windows.inputs, groups, None, None, limit=limit):
+        for rows, _, log_p in scorer.answers(fd, windows.inputs, groups, None, None, limit=limit):
             found[rows] = log_p
         return found
 
@@ -450,7 +489,9 @@ class _Scorer:
     limits: Limits
     turn: Turn
     gpu: Gpu | None = None
-    used_s: float = 0.0  # on the profile's clock, from the hand-over of the checkpoint to the last answer
+    built_s: float = 0.0  # on the profile's clock, until it asked for the checkpoint
+    used_s: float = 0.0  # from the hand-over of the checkpoint to the last answer
+    load_s: float = 0.0  # of this what the first answer took longer than the median of the others
     wall_s: float = 0.0  # the same on the wall
 
     def answers(
@@ -477,7 +518,9 @@ class _Scorer:
         building = Watch(self.turn, self.limits, lambda: time.monotonic() - began, s.build_s)
         with self._sentences("importing model.py", Status.TIMEOUT, f"{s.build_s:g} s"):
             peer.receive({b"R": exactly(0)}, building)
+        self.built_s = self.turn.cpu_seconds() if s.clock == "cpu" else time.monotonic() - began
         clock, opened, own_s = self._clock(), time.monotonic(), 0.0
+        answered: list[float] = []
         watch = Watch(self.turn, self.limits, clock, limit)
         sizes = [len(rows) * (1 if only_last else columns) * s.vocabulary * 4 for rows, columns in batches]
         with self._sentences("answering", Status.WRONG, f"{limit:.3g} s, twice what is free"):
@@ -488,6 +531,7 @@ class _Scorer:
                 self.used_s, self.wall_s = clock() - own_s, time.monotonic() - opened
                 if self.used_s > limit:
                     raise Late
+                answered.append(self.used_s)
                 following = _question(inputs, batches[number + 1], only_last) if number + 1 < len(batches) else b""
                 if following and self.gpu is None:
                     peer.send(b"W", watch, following)
@@ -505,6 +549,17 @@ class _Scorer:
                     own_s += time.monotonic() - paused
                     if following:
                         peer.send(b"W", watch, following)
+        self.load_s = max(0.0, answered[0] - float(np.median(np.diff(answered)))) if len(answered) > 1 else 0.0
+
+    @property
+    def extra_s(self) -> float:
+        """What is added to the time of training. Training that is moved here must be over before the first answer,
+        since all answers have to agree with those of the other process: so the first one is looked at by itself."""
+        s = self.settings
+        built = max(0.0, self.built_s - s.build_free_s) if s.build_free_s is not None else 0.0
+        if s.load_s is None:
+            return built + max(0.0, self.used_s - s.free_score_s)
+        return built + max(0.0, self.load_s - s.load_s) + max(0.0, self.used_s - self.load_s - s.free_score_s)
 
     def _on_device(
         self, gpu: Gpu, rows: int, columns: int, targets: NDArray[np.uint16] | None, at: NDArray[np.int64]
@@ -576,4 +631,4 @@ def hidden(settings: Settings, root: Path) -> tuple[Path, ...]:
 
 def judge_of(settings: Settings, limits: Limits, root: Path, sandbox: Sandbox) -> TrainingJudge:
     gpu = Gpu(settings.devices) if settings.device == "cuda" else None
-    return TrainingJudge(settings, limits, root, sandbox, opened(settings, root), gpu)
+    return TrainingJudge(settings, limits, root, sandbox, opened(settings, root), gpu, secret())

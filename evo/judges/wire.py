@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import select
 import socket
 import struct
 import time
@@ -73,6 +74,13 @@ class Peer:
         payload = bytearray(length)
         self._fill(memoryview(payload), watch)
         return Frame(kind, payload)
+
+    def expect_silence(self) -> None:
+        """Raises `Foreign` if something has arrived that was not asked for yet; consumes nothing."""
+        poller = select.poll()
+        poller.register(self._channel, select.POLLIN)
+        if poller.poll(0) and self._channel.recv(1, socket.MSG_PEEK):
+            raise Foreign("expected nothing before the data opens, found a message")
 
     def send(self, kind: bytes, watch: Callable[[], None], payload: bytes = b"", fd: int | None = None) -> None:
         header = HEADER.pack(kind, len(payload))
