@@ -81,16 +81,18 @@ SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "fadvise64": (221, 223), "readahead": (187, 213), "preadv2": (327, 286), "mincore": (27, 232), "madvise": (28, 233),
     # notes left on an inode that another sandbox gets to see
     "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "setxattrat": (463, 463),
-    # memory that no limit counts
-    "shmget": (29, 194), "memfd_secret": (447, 447), "memfd_create": (319, 279),
+    # memory that no limit counts: kernel tables of gigabytes, and huge pages that a pipe keeps alive
+    "shmget": (29, 194), "memfd_secret": (447, 447), "memfd_create": (319, 279), "semget": (64, 190),
+    "msgget": (68, 186), "io_setup": (206, 0), "io_submit": (209, 2), "vmsplice": (278, 75),
     # looked at by argument, or only without children
     "fork": (57, None), "vfork": (58, None), "clone": (56, 220), "clone3": (435, 435), "execve": (59, 221),
     "execveat": (322, 281), "socket": (41, 198), "flock": (73, 32), "fcntl": (72, 25), "ioctl": (16, 29),
+    "prlimit64": (302, 261), "prctl": (157, 167),
     # used here
     "waitid": (247, 95), "capset": (126, 91), "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446),
 }  # fmt: skip
-BY_ARGUMENT = {"clone", "clone3", "socket", "fcntl", "ioctl", "memfd_create", "madvise"}
+BY_ARGUMENT = {"clone", "clone3", "socket", "fcntl", "ioctl", "memfd_create", "madvise", "prlimit64", "prctl"}
 CHILDLESS = {"fork", "vfork", "execve", "execveat", "flock"}
 USED_HERE = {"waitid", "capset", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"}
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -112,6 +114,7 @@ LAYERS = {
     "ipc": "shared memory and message queues of the host: own ipc namespace",
     "hostname": "reading the host's name: own uts namespace",
     "limits": "exhausting memory, files and descriptors: resource limits",
+    "memory": "exhausting memory by many processes together: a memory cgroup for each turn",
     "user": "using the judge's uid: a uid of its own, or a user namespace inside the user's",
     "threads": "a flood of threads or processes: RLIMIT_NPROC on a count of its own",
     "capabilities": "any privilege, also through set-uid programs: no capability, no_new_privs",
@@ -227,9 +230,13 @@ def filter_program(children: bool, cuda: bool, loopback: bool = False) -> bytes:
     commands = [*locks, 1024, 1026]  # F_SETLEASE, F_NOTIFY
     tests = [part for command in commands for part in (one(equal, command, 0, 1), one(give, refuse))]
     block("fcntl", argument(1), *tests, one(give, allow))
-    # MADV_RANDOM, SEQUENTIAL, WILLNEED, COLD, PAGEOUT, POPULATE_READ: the page cache again; allocators use the others
-    advice = [part for value in (1, 2, 3, 20, 21, 22) for part in (one(equal, value, 0, 1), one(give, refuse))]
+    # MADV_RANDOM, SEQUENTIAL, WILLNEED, COLD, PAGEOUT, POPULATE_READ: the page cache again. MERGEABLE: pages that equal
+    # another sandbox's. Allocators use the others.
+    advice = [part for value in (1, 2, 3, 12, 20, 21, 22) for part in (one(equal, value, 0, 1), one(give, refuse))]
     block("madvise", argument(2), *advice, one(give, allow))
+    # Limits of itself only: as an ordinary user, the init has the candidate's uid and could be starved.
+    block("prlimit64", argument(0), one(equal, 0, 0, 1), one(give, allow), one(give, refuse))
+    block("prctl", argument(0), one(equal, 67, 0, 1), one(give, refuse), one(give, allow))  # PR_SET_MEMORY_MERGE
     if not cuda:
         block("memfd_create", one(give, refuse))  # neither RLIMIT_AS nor a tmpfs size counts it
     program.append(one(give, allow))
@@ -379,6 +386,60 @@ def enter_root(program: str, guest: str, scratch_mb: int, owner: int, group: int
     os.chdir("/scratch")
 
 
+# -------------------------------------------------------------------------------------------------------------- cgroups
+
+
+def cgroup_place(server: int) -> tuple[str, str]:
+    """A directory in which memory cgroups can be made, and the name of their limit; tried by making one.
+
+    Version 2 first, in this process's own cgroup or beside it (one that holds processes cannot have limited children),
+    then version 1.
+    """
+    lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    places = []
+    for number_, controllers, path in lines:
+        if number_ == "0":
+            for mounted in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
+                own = os.path.normpath(mounted + path)
+                places += [(place, "memory.max") for place in (own, os.path.dirname(own)) if place.startswith(mounted)]
+        elif "memory" in controllers.split(","):
+            places.append((os.path.normpath(f"/sys/fs/cgroup/memory{path}"), "memory.limit_in_bytes"))
+    places.sort(key=lambda found: found[1] != "memory.max")
+    reason = "no memory cgroup is mounted"
+    for place, name in places:
+        trial = f"{place}/evo-{server}-trial"
+        try:
+            if name == "memory.max" and "memory" not in Path(place, "cgroup.subtree_control").read_text():
+                write(f"{place}/cgroup.subtree_control", "+memory")
+            os.mkdir(trial)
+            try:
+                write(f"{trial}/{name}", str(1 << 30))
+                os.close(os.open(f"{trial}/cgroup.procs", os.O_WRONLY))
+            finally:
+                os.rmdir(trial)
+            return place, name
+        except OSError as error:
+            reason = f"{place}: {words(error)}"
+    raise SetupError(reason)
+
+
+def sweep_cgroups(place: str) -> None:
+    """Removes what a server that was killed has left; those in use are named after a process that is there."""
+    for left in Path(place).glob("evo-*-*"):
+        if not os.path.exists(f"/proc/{left.name.split('-')[1]}"):
+            with contextlib.suppress(OSError):
+                left.rmdir()
+
+
+def make_cgroup(facts: dict[str, Any], megabytes: int) -> tuple[str, int]:
+    """A cgroup for one turn, and the descriptor by which a process enters it."""
+    place, name = facts["cgroups"]
+    path = f"{place}/evo-{facts['server']}-{facts['turn']}"
+    os.mkdir(facts["host"] + path)
+    write(f"{facts['host']}{path}/{name}", str(megabytes << 20))
+    return path, os.open(f"{facts['host']}{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+
+
 # ------------------------------------------------------------------------------------------------------------ candidate
 
 
@@ -399,6 +460,7 @@ class Candidate:
     def __init__(self, request: dict[str, Any], holding: set[str], facts: dict[str, Any]):
         self.request, self.holding, self.facts = request, holding, facts
         self.limits = request["limits"]
+        self.cgroup: tuple[str, int] | None = None
 
     def steps(self) -> list[tuple[str, Callable[[], None]]]:
         layers = [
@@ -561,8 +623,10 @@ def init(request: dict[str, Any], fds: list[int], holding: set[str], facts: dict
         control.send(json.dumps({"error": message}).encode())
         os._exit(1)
     pidfds = [os.pidfd_open(os.getpid()), os.pidfd_open(pid)]
-    socket.send_fds(control, [b'{"ready": true}'], pidfds)
-    for fd in [channel, *output, *pidfds]:
+    entry = [candidate.cgroup[1]] if candidate.cgroup else []
+    ready = {"ready": True, "cgroup": candidate.cgroup[0] if candidate.cgroup else None}
+    socket.send_fds(control, [json.dumps(ready).encode()], pidfds)
+    for fd in [channel, *output, *pidfds, *entry]:
         os.close(fd)
     attend(control, pid, inside="processes" in holding)
     os._exit(0)
@@ -597,6 +661,10 @@ def prepare(request: dict[str, Any], holding: set[str], facts: dict[str, Any]) -
     if facts["root"] and "threads" in holding:
         user = facts["users"] + facts["turn"] % TURNS_AT_ONCE
         facts = {**facts, "candidate": (user, user)}
+    megabytes, cgroup = request["limits"]["memory_mb"], None
+    if "memory" in holding and megabytes is not None:
+        # The files in its two places, which count here, and what the kernel keeps for it.
+        cgroup = make_cgroup(facts, megabytes + request["limits"]["scratch_mb"] + 64)
     if "hostname" in holding:
         checked(LIBC.sethostname(b"sandbox", 7), "sethostname")
     if "files" in holding:
@@ -606,12 +674,16 @@ def prepare(request: dict[str, Any], holding: set[str], facts: dict[str, Any]) -
         if "user" in holding:
             os.chown(request["scratch"], *facts["candidate"])
         os.chdir(request["scratch"])
-    return Candidate(request, holding, facts)
+    candidate = Candidate(request, holding, facts)
+    candidate.cgroup = cgroup
+    return candidate
 
 
 def become(candidate: Candidate, channel: int, output: int | None, writer: int) -> None:
     """In the candidate's process, before any code of its own: descriptors, layers, and the word that all of it held."""
     try:
+        if candidate.cgroup is not None:
+            os.write(candidate.cgroup[1], b"0")  # itself
         os.setsid()
         prctl(PR_SET_DUMPABLE, 1, "own /proc/self")
         writer = fcntl.fcntl(writer, fcntl.F_DUPFD_CLOEXEC, 64)  # out of the way of the four descriptors set here
@@ -734,6 +806,12 @@ def survey(holding: set[str], reasons: dict[str, str], facts: dict[str, Any], dr
     for layer, flag in (("network", CLONE_NEWNET), ("ipc", CLONE_NEWIPC), ("hostname", CLONE_NEWUTS)):
         attempt(layer, lambda flag=flag, layer=layer: in_child(lambda: unshare(flag, layer)), holding, reasons)  # type: ignore[misc]
     holding.add("limits")
+
+    def cgroups() -> None:
+        facts["cgroups"] = cgroup_place(facts["server"])
+        sweep_cgroups(facts["cgroups"][0])
+
+    attempt("memory", cgroups, holding, reasons)
     if not drop_user:
         reasons["user"] = reasons["threads"] = "switched off: the candidate keeps the judge's uid"
     elif facts["root"]:
@@ -870,6 +948,8 @@ def start(judge: socket.socket) -> None:
         "root": root,
         "candidate": (NOBODY, NOBODY) if root else (1000, 1000),
         "users": USER_BASE + parent % (1 << 22) * TURNS_AT_ONCE,  # apart from the turns of this host's other workers
+        "server": parent,  # as the host's own process table names it
+        "host": "",  # where its tree lies
         "last_capability": int(Path("/proc/sys/kernel/cap_last_cap").read_text()),
     }
     forget_editable_installs()
@@ -878,6 +958,7 @@ def start(judge: socket.socket) -> None:
     survey(holding, reasons, facts, configuration["drop_user"])
     if not plain:
         build_root(configuration["hidden"], configuration["cuda"], configuration["compiler"])
+        facts["host"] = "/old"
     if "capabilities" in holding and root:
         forget_capabilities(facts["last_capability"])  # of later programs; what is held stays until the uid changes
     sys.stdout.flush()

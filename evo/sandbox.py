@@ -5,11 +5,11 @@
         ...
         turn.cpu_seconds()
 
-What it does not cover: the kernel itself, hardware side channels, the memory of many processes taken together (with
-`children`, each one has the whole `memory_mb`), and two turns that run at the same time and want to signal to each
-other through the load they put on the machine. Let turns that must share nothing run one after the other. Even then a
-turn can read files that nobody has read for long, and a later one can time which of them are in memory: the calls that
-make this exact are refused, the slow and noisy way round them is not closed.
+What it does not cover: the kernel itself, hardware side channels, the memory of many processes taken together where no
+memory cgroup can be made (with `children`, each one has the whole `memory_mb` then), and two turns that run at the same
+time and want to signal to each other through the load they put on the machine. Let turns that must share nothing run
+one after the other. Even then a turn can read files that nobody has read for long, and a later one can time which of
+them are in memory: the calls that make this exact are refused, the slow and noisy way round them is not closed.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from typing import Any
 
 FORKSERVER = Path(__file__).with_name("forkserver.py")
 REQUIRED = ("processes", "files")  # the layers without which a machine does not isolate
+OPTIONAL = ("memory",)  # what only some machines let anybody have; the level is full without it
 TAIL = 8192  # bytes of output kept
 BOOT_S = 120.0  # importing torch from a cluster's shared file system can take minutes
 SETUP_S = 60.0
@@ -69,7 +70,9 @@ class Limits:
     """What one turn may use; `wall_s` and `output_kb` kill it, beyond the others a call fails."""
 
     wall_s: float  # from the candidate's start to the end of the turn
-    memory_mb: int | None = 2048  # address space of each process; None where CUDA runs, which reserves without using
+    # Address space of each process and, with files and where there are cgroups, memory of all of them together. None
+    # where CUDA runs, which reserves without using.
+    memory_mb: int | None = 2048
     scratch_mb: int = 64
     file_mb: int = 64
     output_kb: int = 8192
@@ -103,7 +106,7 @@ class Level:
     def name(self) -> str:
         if not self.layers or not self.isolated:
             return "none"
-        return "full" if all(layer.holds for layer in self.layers) else "partial"
+        return "full" if all(layer.holds for layer in self.layers if layer.name not in OPTIONAL) else "partial"
 
     def describe(self) -> str:
         lines = [f"sandbox: {self.name}"]
@@ -355,6 +358,7 @@ class Turn:
         self.channel = channel
         self._scratch = scratch  # only without isolation
         self._control, self._output, self._limits = control, output, limits
+        self._cgroup: str | None = None
         self._pidfds: list[int] = []
         self._pid = 0
         self._paused: list[int] = []
@@ -383,6 +387,7 @@ class Turn:
         if "error" in answer:
             raise SandboxError(f"the sandbox could not be set up: {answer['error']}")
         self._control.settimeout(None)
+        self._cgroup = answer["cgroup"]
         # The kernel translates the process id into this namespace.
         with open(f"/proc/self/fdinfo/{self._pidfds[CANDIDATE]}") as info:
             self._pid = next(int(line[4:]) for line in info if line.startswith("Pid:"))
@@ -441,6 +446,8 @@ class Turn:
             poller.register(self._pidfds[INIT], select.POLLIN)
             if not poller.poll(REAP_S * 1000):
                 raise SandboxError(f"process {self._pid} was killed but is still there after {REAP_S:.0f} s")
+        if self._cgroup is not None:
+            self._remove_cgroup(self._cgroup)
         if self._thread is not None:
             self._thread.join()
         for fd in [*self._pidfds, *([self._output] if self._output is not None else [])]:
@@ -485,6 +492,19 @@ class Turn:
             with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as stat:
                 found.append((pid, stat.read().rpartition(")")[2].split()[0]))
         return found
+
+    def _remove_cgroup(self, path: str) -> None:
+        """Its processes are gone, but version 1 takes its time to notice. What stays the next server sweeps away."""
+        for _ in range(20):
+            try:
+                os.rmdir(path)
+            except FileNotFoundError:
+                break
+            except OSError:
+                time.sleep(0.001)
+            else:
+                break
+        self._cgroup = None
 
     def _signal(self, which: int) -> None:
         with contextlib.suppress(ProcessLookupError):

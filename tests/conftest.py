@@ -17,6 +17,43 @@ from evo.genome import Genome, Patch, patch_between
 from evo.outcome import Outcome, Status
 from evo.rundir import RunDir, RunSettings
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--exploit-table", type=Path, metavar="FILE", help="write what became of every exploit to FILE")
+
+
+class ExploitTable:
+    """What the tests of exploits and of their honest twins found, as Markdown."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str], dict[str, tuple[str, Outcome, str]]] = {}
+
+    def add(self, benchmark: str, folder: str, name: str, tries: str, found: Outcome, gain: float | None) -> None:
+        shown = found.status.value + (f" {gain:+.2f}" if gain is not None else "")
+        self.rows.setdefault((benchmark, name), {})[folder] = (tries, found, shown)
+
+    def markdown(self) -> str:
+        lines = []
+        for benchmark in dict.fromkeys(key[0] for key in self.rows):
+            lines += [f"| {benchmark} | tries to | result | why | honest twin |", "|---|---|---|---|---|"]
+            for (_, name), found in sorted(self.rows.items()):
+                if _ == benchmark and "exploits" in found:
+                    tries, outcome, shown = found["exploits"]
+                    why = " ".join(outcome.detail.split()).replace("|", "/")
+                    twin = found["honest"][2] if "honest" in found else ""
+                    lines.append(f"| {name} | {tries} | {shown} | {why[:110]} | {twin} |")
+            lines.append("")
+        return "\n".join(lines)
+
+
+@pytest.fixture(scope="session")
+def exploit_table(request: pytest.FixtureRequest) -> Iterator[ExploitTable]:
+    table = ExploitTable()
+    yield table
+    if (file := request.config.getoption("--exploit-table")) is not None:
+        file.write_text(table.markdown())
+
+
 PROGRAM = """\
 RATE = 0.1
 DEPTH = 4

@@ -347,6 +347,26 @@ def test_memory_outside_the_address_space_is_refused(run: Callable[..., Result])
     assert result.ending == Ending("exited", 0), result.output
 
 
+def holds(layer: str) -> bool:
+    return any(found.name == layer and found.holds for found in LEVEL.layers)
+
+
+@pytest.mark.skipif(not holds("memory"), reason="no memory cgroup can be made here")
+def test_memory_of_all_processes_together_is_limited(run: Callable[..., Result]) -> None:
+    code = """
+        import os, time
+        for _ in range(4):
+            if not os.fork():
+                kept = bytearray(60 << 20)
+                time.sleep(0.3)
+                os._exit(0)
+        print(sorted(os.waitpid(-1, 0)[1] for _ in range(4)))
+    """
+    result = run(code, limits=Limits(wall_s=10, memory_mb=128, scratch_mb=1, children=True))
+    assert result.ending == Ending("exited", 0), result
+    assert signal.SIGKILL in eval(result.output)
+
+
 def test_output_flood_is_killed_with_flat_memory(run: Callable[..., Result]) -> None:
     result = run("while True: print('x' * 1000)", limits=Limits(wall_s=10, output_kb=2000))
     assert result.ending == Ending("output")
@@ -511,11 +531,14 @@ def test_dangerous_calls_are_refused(run: Callable[..., Result]) -> None:
                    clock_settime=227, settimeofday=164, adjtimex=159, personality=135, pidfd_getfd=438, chroot=161,
                    swapon=167, setpriority=141, inotify_init1=294, shmget=29, flock=73, fsopen=430, open_tree=428,
                    fork=57, clone=56, fadvise64=221, readahead=187, preadv2=327, mincore=27, setxattr=188,
-                   lsetxattr=189, fsetxattr=190)
+                   lsetxattr=189, fsetxattr=190, semget=64, msgget=68, io_setup=206, io_submit=209, vmsplice=278)
     if os.uname().machine == "x86_64":
         for name, number in numbers.items():
             number_refused(number, 0, 0, 0, 0, 0)
         assert libc.syscall(435, 0, 0) == -1 and ctypes.get_errno() == errno.ENOSYS  # clone3
+        number_refused(302, 1, 7, 0, 0)  # prlimit64 of another process
+        number_refused(28, 0, 4096, 12)  # madvise, MERGEABLE
+        number_refused(157, 67, 1, 0, 0, 0)  # prctl, PR_SET_MEMORY_MERGE
     clock = lambda: time.clock_settime(time.CLOCK_REALTIME, 0)
     for step in (clock, lambda: os.nice(-5), lambda: os.chroot("/scratch")):
         try:
@@ -663,7 +686,10 @@ def test_a_dead_fork_server_is_replaced_and_its_turns_are_lost(place: Path) -> N
             assert another.ending() is None
 
 
-def test_nothing_is_left_on_the_host(place: Path) -> None:
+def test_nothing_is_left_on_the_host(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+
     def state() -> tuple[object, ...]:
         return (
             Path("/proc/self/mountinfo").read_text(),
