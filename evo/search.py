@@ -702,11 +702,13 @@ class State:
         Student's t over the mean gain of the base's sides against the frozen base runs, with the table's sd and degrees
         of freedom. None before the round has two of them.
         """
+        if self.base_mean is None:
+            return None
         stages = f"certify{number}-"
         tasks = sorted(task for task in self._tasks_of.get(self.base.name, ()) if task.stage.startswith(stages))
         scores = (self.outcomes[task][1].outcome.score for task in tasks)
-        sides = [self.gain(score) for score in scores if score is not None]
-        if len(sides) < 2 or not self.base_scores:
+        sides = [self.gain(score) for score in scores if score is not None and not self.objective.complaint(score)]
+        if len(sides) < 2:
             return None
         frozen = [self.gain(score) for score in self.base_scores]
         return stats.shift(sides, frozen, self.settings.noise_sd, self.settings.noise_df)

@@ -72,7 +72,7 @@ class Found:
 
 
 def one(seed: int, options: argparse.Namespace) -> Found:
-    benchmark = benchmarks.load(options.benchmark)
+    benchmark = benchmarks.load(options.benchmark, options.profile)
     profile = benchmark.profile(options.profile)
     noise = profile.noise
     own = noise.of_pair / math.sqrt(2)

@@ -93,7 +93,7 @@ def real(benchmark: Benchmark, profile: Profile, percent: float, seed: int) -> N
         shutil.copy(benchmark.root / "benchmark.toml", root)
         base = slowed(dict(benchmark.base), percent)
         benchmarks.write_tree(base, root / benchmark.program_folder)
-        copy = benchmarks.load(str(root))
+        copy = benchmarks.load(str(root), profile.name)
         noise = profile.noise
         run = RunDir(Path(place) / "run")
         run.create(
@@ -137,7 +137,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--real", action="store_true")
     options = parser.parse_args()
-    benchmark = benchmarks.load(options.benchmark)
+    benchmark = benchmarks.load(options.benchmark, options.profile)
     profile = benchmark.profile(options.profile)
     if not options.real:
         simulate(benchmark, profile, options.gains, options.runs)

@@ -259,3 +259,19 @@ def test_screens_of_another_device_than_the_base_runs_are_told(toy, run_of):
     other = search.State(state.settings, toy).extend(placed([*moved, events[-1]]))
     assert other.mixed() == 1
     assert "1 of 3 screens are of another device" in inspect.table(other, toy, toy.profile(None))
+
+
+def test_any_part_of_a_run_can_be_looked_at(toy, run_of):
+    """Journals of other hosts arrive late: no view may rest on what is not there yet."""
+    run = run_of(toy)
+    finished(run, toy)
+    entries = journal.Journals(run.events).new_entries()
+    verdicts = [entry for entry in entries if isinstance(entry.event, Certified | Refuted)]
+    assert verdicts
+    for cut in range(0, len(entries), 3):
+        for part in (entries[:cut], [*entries[:cut], *verdicts]):
+            state = search.State(run.settings(), toy).extend(part)
+            if all(verdict.event.genome in state.proposals for verdict in verdicts if verdict in part):
+                inspect.table(state, toy, toy.profile(None))
+                inspect.drifts(state)
+                state.spread(9, "x")
