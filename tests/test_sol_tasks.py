@@ -201,6 +201,19 @@ def test_flops_agree_with_a_counter(task):
             assert 0 <= sum(stated.values()) <= counter.total
 
 
+def test_the_scan_by_chunks_is_the_recurrence():
+    task = problems.load(TASKS / "selective_scan").task()
+    workload = problems.Workload("long", {"B": 2, "L": 131, "D": 3, "N": 4})
+    u, delta, a, b, c, skip = (x.double() for x in drawn(task, workload, "outliers").values())
+    state, expected = torch.zeros(2, 3, 4, dtype=torch.float64), []
+    for time in range(131):
+        entered = (delta[:, time] * u[:, time])[..., None] * b[:, time, None]
+        state = (delta[:, time, :, None] * a).exp() * state + entered
+        expected.append((state * c[:, time, None]).sum(-1) + skip * u[:, time])
+    found = task.oracle({"u": u, "delta": delta, "a": a, "b": b, "c": c, "skip": skip})[0]
+    torch.testing.assert_close(found, torch.stack(expected, 1), rtol=1e-10, atol=1e-10)
+
+
 # --- kernels in the interpreter, which must be chosen before torch imports triton: so in a process of its own ---------
 
 

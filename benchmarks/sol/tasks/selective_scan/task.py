@@ -23,14 +23,3 @@ def inputs(axes, device, distribution):
         u[:, :, D // 3] *= 30
         delta[:, L // 3] = 3
     return {"u": u, "delta": delta, "a": a, "b": b, "c": c, "skip": skip}
-
-
-def oracle(u, delta, a, b, c, skip):
-    state = torch.zeros(u.shape[0], u.shape[2], a.shape[1], dtype=torch.float64, device=u.device)
-    out = torch.empty(u.shape, dtype=torch.float64, device=u.device)
-    a, skip = a.double(), skip.double()
-    for time in range(u.shape[1]):
-        of_u, step = u[:, time].double(), delta[:, time].double()
-        state = (step[..., None] * a).exp() * state + (step * of_u)[..., None] * b[:, time, None].double()
-        out[:, time] = (state * c[:, time, None].double()).sum(-1) + skip * of_u
-    return out
