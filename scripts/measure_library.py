@@ -3,16 +3,16 @@
     python scripts/measure_library.py measure --pairs 3            every technique that has fewer than 3 pairs
     python scripts/measure_library.py measure --pairs 6 muon       more pairs for one
     python scripts/measure_library.py with bigram_residual muon    every technique once on top of each of these
+    python scripts/measure_library.py take RESULTS --benchmark autoresearch --where "H100, driver 580"
     python scripts/measure_library.py write                        the header lines anew, from the results so far
     python scripts/measure_library.py show                         tables: effects, combinations, conflicts
+    python scripts/measure_library.py headers      published beside measured, as the patches say it
     python scripts/measure_library.py rebase OLD_PROGRAM_FOLDER    moves the patches to a base that has changed
 
 A pair is the technique and the base on one seed. In a race one runs shortly after the other, because CPU seconds drift
 with what else the machine does: two techniques share the base runs around them, base, first, second, base, and each is
-compared with the geometric mean of both. Within a fixed time (`--benchmark autoresearch --profile 20s --workers 4
---minutes 8 bigram_values ngram_values ...`) the seed's one base run serves all, the techniques named first come first,
-and each worker builds its next program while another one's is timed. Results are JSON lines, appended; a patch whose
-diff has changed starts again at none.
+compared with the geometric mean of both. What runs for a fixed time on a GPU is judged by measure_gpu.py and taken from
+its results. Results are JSON lines, appended; a patch whose diff has changed starts again at none.
 """
 
 from __future__ import annotations
@@ -23,12 +23,9 @@ import json
 import math
 import os
 import platform
-import queue
 import statistics
 import sys
 import tempfile
-import threading
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -39,7 +36,7 @@ sys.path.insert(0, str(ROOT))
 
 from evo import benchmark as benchmarks  # noqa: E402
 from evo import library  # noqa: E402
-from evo.benchmark import Benchmark, Profile  # noqa: E402
+from evo.benchmark import Benchmark  # noqa: E402
 from evo.chance import number  # noqa: E402
 from evo.genome import Genome, Patch, PatchError, Tree, apply_diff, build, diff_trees, merge_trees  # noqa: E402
 from evo.judges import Judge, open_judge  # noqa: E402
@@ -164,51 +161,19 @@ def tell(pair: Pair, label: Mapping[str, str]) -> None:
     print(f"seed {pair.seed}  {title:50} {what}  {rest}", flush=True)
 
 
-def measure_side_by_side(
-    benchmark: Benchmark,
-    profile: Profile,
-    wanted: Sequence[tuple[Genome, int]],
-    results: Path,
-    label: Mapping[str, str],
-    workers: int,
-    until: float,
-) -> None:
-    """The same within a fixed time: each seed's base once, then its genomes, on several workers with a judge each."""
-    base = Genome(benchmark.base_hash)
-    tasks = queue.SimpleQueue[tuple[Genome, int]]()
-    for seed, group in itertools.groupby(sorted(wanted, key=lambda pair: pair[1]), key=lambda pair: pair[1]):
-        for genome in (base, *(genome for genome, _ in group)):
-            tasks.put((genome, seed))
-    bases: dict[int, Outcome] = {}
-    waiting: list[tuple[Genome, int, Outcome]] = []
-    lock = threading.Lock()
-
-    def work() -> None:
-        with open_judge(benchmark, profile) as judge:
-            where = f"profile {profile.name}, {judge.fingerprint()['device']}"
-            while time.monotonic() < until:
-                try:
-                    genome, seed = tasks.get_nowait()
-                except queue.Empty:
-                    return
-                outcome = judged_by(judge, benchmark, genome, seed)
-                with lock:
-                    if genome == base:
-                        bases[seed] = outcome
-                    else:
-                        waiting.append((genome, seed, outcome))
-                    for found in [item for item in waiting if item[1] in bases]:
-                        waiting.remove(found)
-                        names = tuple(patch.name for patch in found[0].patches)
-                        pair = compared(benchmark, names, found[1], found[2], [bases[found[1]]])
-                        append(results, replace(pair, where=where))
-                        tell(pair, label)
-
-    crew = [threading.Thread(target=work) for _ in range(workers)]
-    for worker in crew:
-        worker.start()
-    for worker in crew:
-        worker.join()
+def taken(benchmark: Benchmark, file: Path, where: str) -> Iterator[Pair]:
+    """Pairs from what `scripts/measure_gpu.py --out` wrote: every technique with the base of its seed and profile."""
+    label = {t.name: t.patch.name for t in library.load() if t.benchmark == benchmark.name}
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows = [row for row in rows if row["benchmark"] == benchmark.name and "score" in row]
+    judged = {(row["profile"], row["seed"], row["what"]): row for row in rows}
+    for (profile, seed, what), row in judged.items():
+        base = judged.get((profile, seed, BASE))
+        if what in label and base is not None:
+            kept = ("status", "score", "measures", "detail")
+            own, other = (Outcome.from_dict({key: r[key] for key in kept}) for r in (row, base))
+            pair = compared(benchmark, (label[what],), seed, own, [other])
+            yield replace(pair, where=f"profile {profile}, {where}")
 
 
 def batched(items: Sequence[Genome], size: int) -> Iterator[Sequence[Genome]]:
@@ -327,6 +292,16 @@ def show(benchmark: Benchmark, pairs: Sequence[Pair]) -> None:
     print(f"\n{len(conflicts)} of {len(both)} pairs conflict: {', '.join(conflicts)}")
 
 
+def headers(benchmark: Benchmark) -> None:
+    """What the sources say beside what was measured, from the patches' own headers."""
+    print("| technique | category | published | measured here | verdict |\n|---|---|---|---|---|")
+    for t in sorted((t for t in library.load() if t.benchmark == benchmark.name), key=lambda t: (t.patch.hint, t.name)):
+        before, said, published = t.patch.source.partition("published: ")
+        said = published if said else before.rpartition(")")[2].strip(" ;,") or before
+        name = t.name.removeprefix(f"{benchmark.name}_")
+        print(f"| {name} | {t.patch.hint} | {said} | {t.effect} | {t.verdict} |")
+
+
 def rebase(benchmark: Benchmark, old: Tree) -> None:
     """Three-way: what the base has changed and what a patch has changed, each against the old base."""
     for technique in (t for t in library.load() if t.benchmark == benchmark.name):
@@ -341,21 +316,27 @@ def rebase(benchmark: Benchmark, old: Tree) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["measure", "with", "write", "show", "rebase"])
-    parser.add_argument("names", nargs="*", help="techniques by file name; for rebase the old program's folder")
+    parser.add_argument("what", choices=["measure", "with", "take", "write", "show", "headers", "rebase"])
+    parser.add_argument("names", nargs="*", help="techniques; for take a file, for rebase the old program's folder")
     parser.add_argument("--benchmark", default="speedrun")
     parser.add_argument("--profile")
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--results", type=Path, help="runs/library.jsonl, for other benchmarks with name and profile")
-    parser.add_argument("--workers", type=int, default=1, help="judges side by side, where a fixed time is given")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="no evaluation begins later")
+    parser.add_argument("--results", type=Path, help="runs/library.jsonl, for other benchmarks with their name")
+    parser.add_argument("--where", default="", help="the device, for what is taken")
     asked = parser.parse_intermixed_args()
     benchmark = benchmarks.load(asked.benchmark, asked.profile)
-    profile = benchmark.profile(asked.profile)
-    own = "" if benchmark.name == "speedrun" else f"-{benchmark.name}-{profile.name}"
+    own = "" if benchmark.name == "speedrun" else f"-{benchmark.name}"
     asked.results = asked.results or ROOT / "runs" / f"library{own}.jsonl"
     if asked.what == "rebase":
         return rebase(benchmark, benchmarks.read_tree(Path(asked.names[0])))
+    if asked.what == "headers":
+        return headers(benchmark)
+    if asked.what == "take":
+        known = set(read(asked.results))
+        for pair in taken(benchmark, Path(asked.names[0]), asked.where):
+            if pair not in known:
+                append(asked.results, pair)
+        return write(read(asked.results))
     techniques = {t.name.removeprefix(f"{benchmark.name}_"): t for t in library.load() if t.benchmark == benchmark.name}
     if unknown := [name for name in asked.names if name not in techniques]:
         parser.error(f"unknown {', '.join(unknown)}; valid are {', '.join(techniques)}")
@@ -376,12 +357,8 @@ def main() -> None:
             genomes = [Genome(base.base, two) for two in patches if combines(benchmark, *two)]
             wanted = missing(pairs, genomes, 1)
         label = {t.patch.name: name for name, t in techniques.items()}
-        if profile.settings.get("objective") == "budget":
-            until = time.monotonic() + 60 * asked.minutes
-            measure_side_by_side(benchmark, profile, wanted, asked.results, label, asked.workers, until)
-        else:
-            with open_judge(benchmark, profile) as judge:
-                measure(benchmark, judge, wanted, asked.results, label)
+        with open_judge(benchmark, benchmark.profile(asked.profile)) as judge:
+            measure(benchmark, judge, wanted, asked.results, label)
     write(read(asked.results))
 
 
