@@ -22,7 +22,7 @@ from evo import certify, library, stats
 from evo.benchmark import Benchmark, Profile, UserMistake
 from evo.chance import number
 from evo.genome import Tree, apply_diff
-from evo.judges import Judge, open_judge
+from evo.judges import Judge, on_disk, open_judge
 from evo.outcome import Outcome, Status
 from evo.sandbox import Limits, NoIsolation, Sandbox, probe
 
@@ -152,9 +152,8 @@ def check_benchmark(
 
 
 def _judged(judge: Judge, program: Tree, seed: int) -> Outcome:
-    with tempfile.TemporaryDirectory(prefix="evo-program-") as folder:
-        benchmarks.write_tree(program, Path(folder))
-        return judge.judge(Path(folder), stage="check", seed=number("check", seed) % 2**31)
+    with on_disk(program) as folder:
+        return judge.judge(folder, stage="check", seed=number("check", seed) % 2**31)
 
 
 def _typical_gain(benchmark: Benchmark, judge: Judge, middle: float, say: Say) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from evo import library
 from evo.benchmark import Benchmark, UserMistake
 from evo.chance import number
 from evo.genome import PatchError, Tree, apply_diff
-from evo.judges import fingerprint_id, open_judge
+from evo.judges import fingerprint_id, on_disk, open_judge
 from evo.outcome import Outcome
 from evo.sandbox import NoIsolation
 
@@ -69,12 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         passed = True
         with (
             open_judge(benchmark, profile, allow_unisolated=options.allow_unisolated) as judge,
-            tempfile.TemporaryDirectory(prefix="evo-program-") as folder,
+            on_disk(tree) as folder,
         ):
-            benchmarks.write_tree(tree, Path(folder))
             fingerprint = fingerprint_id(judge.fingerprint())
             for k in range(options.first_seed, options.first_seed + options.seeds):
-                outcome = judge.judge(Path(folder), stage="hand", seed=number("hand", k) % 2**31)
+                outcome = judge.judge(folder, stage="hand", seed=number("hand", k) % 2**31)
                 print(line(outcome, k, fingerprint, options.json), flush=True)
                 passed = passed and outcome.score is not None
     except (UserMistake, NoIsolation) as mistake:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 DETAIL_LIMIT = 4000  # characters; a detail goes into journals and prompts, so a candidate must not choose its size
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # but tabs and newlines
 
 
 class Status(StrEnum):
@@ -67,8 +69,12 @@ class Outcome:
 
 
 def tail(text: str, limit: int = DETAIL_LIMIT) -> str:
-    """The end of a text, since the reason for a crash stands last; without surrogates, which no file can hold."""
-    text = text.encode("utf-8", "replace").decode()
+    """The end of a text, since the reason for a crash stands last.
+
+    Without surrogates, which no file can hold, and without control characters: what a candidate prints is shown on a
+    person's terminal, where they could hide a line and write another.
+    """
+    text = CONTROL.sub("\ufffd", text.encode("utf-8", "replace").decode().replace("\r", "\n"))
     return text if len(text) <= limit else "[...]" + text[-(limit - 5) :]
 
 

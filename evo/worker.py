@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -42,10 +40,10 @@ from evo.events import (
     Stopped,
     Task,
 )
-from evo.genome import Genome, Patch, PatchError, Tree
+from evo.genome import Genome, Patch, PatchError
 from evo.hostlock import turn
 from evo.journal import Journal, Journals, writer_name
-from evo.judges import Judge, fingerprint_id, open_judge
+from evo.judges import Judge, fingerprint_id, on_disk, open_judge
 from evo.ledger import Caps, Ledger, Room, Ticket, read_prices
 from evo.llm import Completion, Model, ModelError, Models, asked, open_models
 from evo.operators import CONTROLS, MIX, MIX_WITH_MODEL, Draft, Scene, Writing
@@ -203,7 +201,7 @@ class Worker:
         judge = self.ready_judge()
         program = self.benchmark.base if self.state.settings.control == "aa" else self.state.program(own)
         began = self.clock()
-        with folder(program) as place:
+        with on_disk(program) as place:
             outcome = judge.judge(place, stage=task.stage, seed=self.seed(task))
         seconds = self.clock() - began
         if outcome.score is not None and (complaint := self.state.objective.complaint(outcome.score)):
@@ -499,17 +497,6 @@ def claim_name(step: search.Step) -> str:
         case search.Propose(thread, slot):
             return f"propose-{thread}-{slot}"
     raise AssertionError(step)
-
-
-@contextmanager
-def folder(program: Tree) -> Iterator[Path]:
-    """A program as a fresh directory that is gone afterwards."""
-    place = Path(tempfile.mkdtemp(prefix="evo-program-"))
-    try:
-        benchmarks.write_tree(program, place)
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def join(run: RunDir, *, role: str, minutes: float | None, allow_unisolated: bool) -> Worker:

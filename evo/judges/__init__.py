@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
+import shutil
+import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
-from evo.benchmark import Benchmark, Profile, UserMistake, settings
+from evo.benchmark import Benchmark, Profile, UserMistake, settings, write_tree
+from evo.genome import Tree
 from evo.outcome import Outcome
 
 KINDS = ("answer", "training", "kernel", "reported")  # a module of this package each
+PROGRAMS = "evo-program-"  # and something random: the names of program directories
+YOUNG_S = 60.0  # after this long a program's directory is locked, or nobody's
 WALL_S = 60.0  # a turn's limit where the profile names none
 
 
@@ -34,6 +42,7 @@ def open_judge(benchmark: Benchmark, profile: Profile, *, allow_unisolated: bool
 
     if benchmark.judge not in KINDS:
         raise UserMistake(f"{benchmark.name}: unknown judge '{benchmark.judge}'; valid are {', '.join(KINDS)}")
+    sweep()
     module = import_module(f"evo.judges.{benchmark.judge}")
     where = f"{benchmark.name} [profiles.{profile.name}]"
     chosen = settings(module.Settings, profile.settings, where)
@@ -48,6 +57,36 @@ def open_judge(benchmark: Benchmark, profile: Profile, *, allow_unisolated: bool
             yield judge
         finally:
             judge.close()
+
+
+@contextmanager
+def on_disk(program: Tree) -> Iterator[Path]:
+    """A program as a fresh directory that is gone afterwards; locked meanwhile, so that it is known to be in use."""
+    place = Path(tempfile.mkdtemp(prefix=PROGRAMS))
+    lock = os.open(place, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        write_tree(program, place)
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        os.close(lock)
+
+
+def sweep() -> None:
+    """Removes the program directories of this user's processes that were killed. The kernel frees a lock with its
+    process, on whatever side of a container; a name or a process id would not tell."""
+    for place in Path(tempfile.gettempdir()).glob(f"{PROGRAMS}*"):
+        with suppress(OSError):
+            about = place.lstat()
+            if about.st_uid != os.getuid() or time.time() - about.st_mtime < YOUNG_S:
+                continue
+            lock = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(place, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 def fingerprint_id(found: Mapping[str, str]) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 from evo.benchmark import UserMistake
 from evo.judges.turns import Late, Verdict, Watch, how_it_ended, last_output
 from evo.judges.wire import Closed, Foreign, Frame, Peer, at_most
-from evo.outcome import Outcome, Status
+from evo.outcome import Outcome, Status, tail
 from evo.sandbox import Limits, Sandbox, SandboxError, Turn
 
 JUDGE_VERSION = "answer-1"
@@ -134,7 +134,7 @@ def _read(reply: bytes, name: str) -> tuple[float, dict[str, float]]:
         score, measures = told["score"], told["measures"]
         if not _finite(score) or len(measures) > MEASURES:
             raise ValueError(f"expected a finite score and at most {MEASURES} measures")
-        return float(score), {key[:64]: float(value) for key, value in measures.items() if _finite(value)}
+        return float(score), {tail(key[:64]): float(value) for key, value in measures.items() if _finite(value)}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Verdict(Status.WRONG, f"{name}: its reply could not be read: {type(error).__name__}") from None
 
