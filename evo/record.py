@@ -124,7 +124,7 @@ def tested(
             break
         crew.one_pair(own.name, state.base.name, stage, k)
     pairs = state.pairs(stage, own.name, state.base.name)
-    ours, theirs = ([side.outcome for side in sides] for sides in zip(*((p.candidate, p.rival) for p in pairs)))
+    ours, theirs = [pair.candidate.outcome for pair in pairs], [pair.rival.outcome for pair in pairs]
     losses = [o.measures[rule.loss] for o in ours if rule.loss in o.measures and o.score is not None]
     times = [o.measures[rule.time] for o in ours if rule.time in o.measures and o.score is not None]
     base = [o.measures[rule.time] for o in theirs if rule.time in o.measures and o.score is not None]

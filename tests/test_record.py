@@ -139,6 +139,16 @@ def test_a_run_that_fails_among_the_fixed_seeds_fails_the_rule(race, tmp_path):
     assert not found.holds and found.reason == "1 of 8 seeds gave no result"
 
 
+def test_a_host_that_is_gone_fails_the_rule_and_ends(race, tmp_path):
+    class Gone(RaceJudge):
+        def judge(self, program, *, stage, seed):
+            lost = Outcome.failed(Status.LOST, "the node is gone")
+            return lost if stage.startswith("record") else super().judge(program, stage=stage, seed=seed)
+
+    _, found, _, _ = raced(race, tmp_path, "LEVEL = 0.0", "LEVEL = 0.05", Gone(noise=0.004))
+    assert not found.holds and found.n == 0 and found.reason == "8 of 8 seeds gave no result"
+
+
 def test_a_genome_without_the_constant_is_tested_as_it_is(race, tmp_path):
     change = ("STEPS = 250\nLEVEL = 0.0", "STEPS = int('250')\nLEVEL = 0.05")
     _, found, said, _ = raced(race, tmp_path, *change, RaceJudge(noise=0.004))
