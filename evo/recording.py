@@ -97,7 +97,8 @@ class Recording:
     def _take(self, line: str) -> None:
         found = json.loads(line)
         if "slot" in found:  # asked twice after a crash: what was written down last was also proposed last
-            self.answers[found["slot"]] = Completion(found["text"], found["model"], Usage(**found["usage"]))
+            usage = Usage(**found["usage"])
+            self.answers[found["slot"]] = Completion(found["text"], found["model"], usage, found.get("cut", False))
             return
         _, event = events.load(line)
         if not isinstance(event, Slotted):

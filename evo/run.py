@@ -127,9 +127,11 @@ def prepared(found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
         return resumed(RunDir(found.out.resolve()), found)
     if found.benchmark is None:
         raise UserMistake(f"{found.out} is not a run yet; name its --benchmark")
+    model, recording = spelled(found.model)
+    if recording is not None and found.profile is None:
+        found.profile = recording.header.profile
     benchmark = benchmarks.load(found.benchmark, found.profile)
     profile = benchmark.profile(found.profile)
-    model, recording = spelled(found.model)
     affordable(found, benchmark)
     evaluations, minutes, threads, seed = found.evaluations, found.minutes, found.threads, found.seed
     if recording is not None:
