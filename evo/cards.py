@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 BUDGET = 1500  # tokens of cards in one prompt
 LINE = 400  # characters of one card
+BEGINNING = 40  # characters of an idea that a card builds on
 RECENT = 3  # latest cards of a thread that its own prompts always hold
 
 
@@ -30,8 +31,11 @@ class Card:
         return self.gain is None or self.gain <= 0
 
     def line(self) -> str:
+        """The latest idea in full, since the earlier ones have cards of their own; of them only the beginnings."""
         where = f"{self.cell[0]}, {self.cell[1]}, {self.stage}"
-        return f"- [{where}] {self.described}: {'; '.join(self.ideas)}"[:LINE]
+        *earlier, latest = self.ideas or ("nothing",)
+        below = f" | on top of: {'; '.join(one_line(idea, BEGINNING) for idea in earlier)}" if earlier else ""
+        return f"- [{where}] {self.described}: {latest}{below}"[:LINE]
 
 
 def chosen(task: str, cards: Iterable[Card], parents: Sequence[Card], base: str, thread: int) -> list[Card]:

@@ -83,6 +83,11 @@ def test_cards_keep_to_a_budget_of_tokens():
     text = cards.within(many, budget=500)
     assert text.count("\n") >= 5 and cards.tokens(text) <= 500
     assert cards.tokens(cards.within(many)) <= cards.BUDGET == 1500
+    deep = dataclasses.replace(many[0], ideas=tuple(f"idea {n} " + "at length " * 20 for n in range(4)))
+    assert (
+        "idea 3 at length at length at length at length at length" in deep.line()
+        and "| on top of: idea 0" in deep.line()
+    )
     long = dataclasses.replace(many[0], ideas=("x" * 10_000,))
     assert len(long.line()) == cards.LINE
 
