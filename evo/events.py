@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from evo.genome import Patch
 from evo.outcome import Outcome
+
+CHECKSUM = ',"crc":'  # cannot stand inside a string, whose quotes are escaped
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -258,7 +261,7 @@ class Entry:
 
 
 def dump(event: Event, at: float) -> str:
-    """One JSON line without its newline."""
+    """One JSON line without its newline; its last key is the checksum of the line without that key."""
     found: dict[str, Any] = {"at": round(at, 3), "event": event.kind}
     for f in dataclasses.fields(event):
         value = getattr(event, f.name)
@@ -273,14 +276,19 @@ def dump(event: Event, at: float) -> str:
         optional = f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
         if not optional or value not in ("", (), [], {}, 0.0):
             found[f.name] = value
-    return json.dumps(found, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    line = json.dumps(found, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return f"{line[:-1]}{CHECKSUM}{zlib.crc32(line.encode())}}}"
 
 
 def load(line: str) -> tuple[float, Event]:
     """Reads one line; keys that a later version no longer knows are dropped, so old journals keep loading.
 
-    Raises ValueError for anything that is not an event.
+    Raises ValueError for anything that is not an event, and for a line that is not what was written: a digit that a
+    disk has turned would be another score. Lines of before there were checksums have none.
     """
+    text, checked, checksum = line.rpartition(CHECKSUM)
+    if checked and checksum != f"{zlib.crc32((text + '}').encode())}}}":
+        raise ValueError(f"not as it was written: {line[:80]!r}")
     try:
         found = json.loads(line)
         at, cls = float(found.pop("at")), KINDS[found.pop("event")]

@@ -57,19 +57,22 @@ def test_a_journal_cut_at_any_byte_still_loads(tmp_path):
         assert [entry.event for entry in found] == EXAMPLES[: sum(end <= cut for end in ends)]
 
 
-def test_flipped_bytes_never_raise_and_never_invent_a_score(tmp_path):
+def test_flips_and_cuts_lose_events_and_never_change_one(tmp_path):
     own = journal.Journal(tmp_path, "w-0", lambda: 1.0)
     own.append(*EXAMPLES)
     data = (tmp_path / "w-0.jsonl").read_bytes()
     chance = random.Random(0)
-    for _ in range(500):
+    for _ in range(120):
         broken = bytearray(data)
-        broken[chance.randrange(len(data))] = chance.randrange(256)
+        if chance.random() < 0.3:
+            first = chance.randrange(len(data))
+            del broken[first : first + chance.randrange(200)]
+        else:
+            broken[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
         (tmp_path / "w-0.jsonl").write_bytes(broken)
-        for entry in journal.Journals(tmp_path).new_entries():
-            if isinstance(entry.event, Evaluated):
-                outcome = entry.event.outcome
-                assert (outcome.score is not None) == (outcome.status is Status.PASSED)
+        found = [entry.event for entry in journal.Journals(tmp_path).new_entries()]
+        assert all(event in EXAMPLES for event in found)
+        assert len(found) >= len(EXAMPLES) - 8
 
 
 def test_a_reader_follows_growing_files(tmp_path):
