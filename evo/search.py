@@ -676,17 +676,13 @@ class State:
             found.append(certify.PairResult(sides[0][1], sides[1][1]))
 
     def spread(self, number: int, name: str) -> certify.Spread:
-        """The noise of paired differences for one certification: the frozen table and replicates from before it.
+        """The noise of paired differences for one certification: the frozen table and the pairs of those before it.
 
-        Base runs scatter by `noise_sd` where pairs do by `pair_sd` and are scaled to it. Finalists' replicates are
-        left out: who stays for a second one is selected by the first.
+        Base runs and finalists are left out. Base runs scatter with the load of the search, which the two sides of a
+        pair share: two of them, minutes apart on a busy host, made the noise 1.6 times too wide and cost a true gain of
+        10% its certificate. And which finalist stays for a second run is selected by its first.
         """
-        frozen = self.settings
-        found = certify.Spread(frozen.pair_sd, frozen.noise_df)
-        if self.base_mean is not None:
-            gains = [self.gain(score) for score in self.base_scores]
-            scale = (frozen.pair_sd / frozen.noise_sd) ** 2
-            found = found.with_replicates(scale * stats.squares(gains), len(gains) - 1)
+        found = certify.Spread(self.settings.pair_sd, self.settings.noise_df)
         for round, other in sorted(self.verdicts):
             if round <= number and (round, other) != (number, name):
                 differences = certify.differences_of(self.certification(round, other), self.objective)
