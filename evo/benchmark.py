@@ -170,7 +170,6 @@ class Profile:
     limits: Mapping[str, Any]  # of the sandbox, typed there
     noise: Noise
     budget: Budget
-    unavailable: str | None = None
     audit: Audit = field(default_factory=Audit)
     record: Record | None = None
 
@@ -207,10 +206,7 @@ class Benchmark:
         chosen = name or self.default_profile
         if chosen not in self.profiles:
             raise UserMistake(f"{self.name}: no profile '{chosen}'; there are {', '.join(sorted(self.profiles))}")
-        profile = self.profiles[chosen]
-        if profile.unavailable is not None:
-            raise UserMistake(f"{self.name}: profile '{chosen}' cannot run yet: {profile.unavailable}")
-        return profile
+        return self.profiles[chosen]
 
 
 @dataclass(frozen=True)
@@ -322,21 +318,15 @@ def run(*arguments):
 
 def _profile(name: str, table: Mapping[str, Any], file: str) -> Profile:
     where = f"{file} [profiles.{name}]"
-    rest = {
-        k: v
-        for k, v in table.items()
-        if k not in ("limits", "noise", "budget", "audit", "record", "unavailable", "program")
-    }
-    missing = table.get("unavailable")
-    if missing is None and "noise" not in table:
+    rest = {k: v for k, v in table.items() if k not in ("limits", "noise", "budget", "audit", "record", "program")}
+    if "noise" not in table:
         raise UserMistake(f"{where}: [profiles.{name}.noise] is missing; `python -m evo.check` measures and prints it")
     return Profile(
         name=name,
         settings=rest,
         limits=table.get("limits", {}),
-        noise=settings(Noise, table.get("noise", {"sd": 1.0, "df": 1.0, "typical_gain": 1.0}), f"{where}.noise"),
+        noise=settings(Noise, table["noise"], f"{where}.noise"),
         budget=settings(Budget, table.get("budget", {}), f"{where}.budget"),
-        unavailable=missing,
         audit=settings(Audit, table.get("audit", {}), f"{where}.audit"),
         record=settings(Record, table["record"], f"{where}.record") if "record" in table else None,
     )

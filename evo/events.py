@@ -261,7 +261,10 @@ class Entry:
 
 
 def dump(event: Event, at: float) -> str:
-    """One JSON line without its newline; its last key is the checksum of the line without that key."""
+    """One JSON line without its newline; its last key is the checksum of the line without that key.
+
+    Halves of surrogate pairs, which no file can hold, become question marks.
+    """
     found: dict[str, Any] = {"at": round(at, 3), "event": event.kind}
     for f in dataclasses.fields(event):
         value = getattr(event, f.name)
@@ -277,6 +280,7 @@ def dump(event: Event, at: float) -> str:
         if not optional or value not in ("", (), [], {}, 0.0):
             found[f.name] = value
     line = json.dumps(found, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    line = line.encode("utf-8", "replace").decode()
     return f"{line[:-1]}{CHECKSUM}{zlib.crc32(line.encode())}}}"
 
 

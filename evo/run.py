@@ -21,6 +21,7 @@ from evo import benchmark as benchmarks
 from evo import genome, inspect, journal, ledger, prompts, search
 from evo.benchmark import Benchmark, Profile, UserMistake
 from evo.events import Certified, Noted, Quarantined, Refuted
+from evo.judges import require_device
 from evo.llm import SPECS, open_models
 from evo.operators import CONTROLS
 from evo.recording import Header, Recorder, Recording
@@ -132,6 +133,8 @@ def prepared(found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
         found.profile = recording.header.profile
     benchmark = benchmarks.load(found.benchmark, found.profile)
     profile = benchmark.profile(found.profile)
+    if found.role != "propose":
+        require_device(benchmark, profile)
     affordable(found, benchmark)
     evaluations, minutes, threads, seed = found.evaluations, found.minutes, found.threads, found.seed
     if recording is not None:

@@ -116,8 +116,8 @@ def pooled(sd: float, df: float, more: float, more_df: float) -> tuple[float, fl
     """The noise of a table joined with replicates (`more` squares over `more_df`): sd and degrees of freedom.
 
     Where the replicates scatter more than the table says, theirs counts alone: a table from a quieter host would
-    make certificates of noise (1.5 times the table's sd: 2.0% false ones a candidate, 0.8% with this rule). E can only
-    shrink by it, so it stays a test martingale's lower bound under the table's own noise.
+    make certificates of noise (at 1.5 times the table's sd 2.0% of empty candidates passed, with this rule 1.1%). E can
+    only shrink by it, so it stays a test martingale's lower bound under the table's own noise.
     """
     if more_df <= 0:
         return sd, df

@@ -44,7 +44,9 @@ def pair(k: int, gain: float) -> PairResult:
     return PairResult(ours, theirs)
 
 
-def simulated(benchmark: Benchmark, profile: Profile, gain: float, chance: random.Random) -> Certified | Refuted:
+def simulated(
+    benchmark: Benchmark, profile: Profile, gain: float, wider: float, chance: random.Random
+) -> Certified | Refuted:
     noise = profile.noise
     spread = Spread(noise.of_pair, noise.df)
     pairs: list[PairResult] = []
@@ -54,18 +56,20 @@ def simulated(benchmark: Benchmark, profile: Profile, gain: float, chance: rando
         )
         if verdict is not None:
             return verdict
-        pairs.append(pair(len(pairs), chance.gauss(gain, noise.of_pair)))
+        pairs.append(pair(len(pairs), chance.gauss(gain, wider * noise.of_pair)))
 
 
-def simulate(benchmark: Benchmark, profile: Profile, percents: list[float], runs: int) -> None:
+def simulate(benchmark: Benchmark, profile: Profile, percents: list[float], runs: int, wider: float) -> None:
+    noise = profile.noise
     print(
-        f"simulated, {runs} trials each, pair sd {profile.noise.of_pair:g} over {profile.noise.df:g} degrees of freedom"
+        f"simulated, {runs} trials each, pair sd {noise.of_pair:g} by the table over {noise.df:g} degrees of freedom,"
     )
+    print(f"{wider:g} times as much in truth")
     print(f"{'true gain':>9} {'certified':>22} {'median pairs, certified':>24} {'median pairs, all':>18} {'mean':>6}")
     for percent in percents:
         chance = random.Random(percent)
         gain = -math.log(1 - percent / 100)
-        verdicts = [simulated(benchmark, profile, gain, chance) for _ in range(runs)]
+        verdicts = [simulated(benchmark, profile, gain, wider, chance) for _ in range(runs)]
         good = [verdict.pairs for verdict in verdicts if isinstance(verdict, Certified)]
         low, high = stats.wilson(len(good), runs)
         share = f"{100 * len(good) / runs:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
@@ -134,13 +138,14 @@ def main() -> int:
     parser.add_argument("--profile")
     parser.add_argument("--gains", type=float, nargs="+", default=[0.0, 2.0, 5.0, 10.0, 20.0], help="percent less time")
     parser.add_argument("--runs", type=int, default=500)
+    parser.add_argument("--wider", type=float, default=1.0, help="the true sd of a pair, in the table's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--real", action="store_true")
     options = parser.parse_args()
     benchmark = benchmarks.load(options.benchmark, options.profile)
     profile = benchmark.profile(options.profile)
     if not options.real:
-        simulate(benchmark, profile, options.gains, options.runs)
+        simulate(benchmark, profile, options.gains, options.runs, options.wider)
         return 0
     for percent in options.gains:
         real(benchmark, profile, percent, options.seed)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from evo import judge, run
 from evo.benchmark import UserMistake, read_tree, write_tree
 from evo.judges import gpu as gpus
 from evo.judges.corpus import Corpus
@@ -85,6 +86,15 @@ def test_settings_of_a_device_are_checked():
         replace(SETTINGS, clock="cpu")
     with pytest.raises(UserMistake, match="take a smaller batch"):
         replace(SETTINGS, window=2048, vocabulary=50_304)
+
+
+def test_without_a_device_one_sentence_comes_before_anything_is_prepared(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for benchmark, profile in (("speedrun", "8gpu"), ("autoresearch", "20s")):
+        asked = ["--benchmark", benchmark, "--profile", profile]
+        assert run.main([*asked, "--out", str(tmp_path / "run")]) == judge.main(asked) == 2
+        told = capsys.readouterr().err
+        assert told.count("expected a CUDA device, found none") == 2 and not (tmp_path / "run").exists()
 
 
 class Run:

