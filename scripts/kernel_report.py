@@ -3,7 +3,8 @@
     python scripts/kernel_report.py --out DIR [--tasks a,b] [--shard 0/2] [--seconds 400] [--side-by-side 8]
 
 In this order, so that little time still gives something for every task: baselines and the naive kernel of all tasks,
-then every kernel in `better/`, then the baseline timed as a candidate (S must be 0.5) and the naive kernel again.
+then every kernel that the library has for them, then the baseline timed as a candidate (S must be 0.5) and the naive
+kernel again.
 Writes DIR/report-SHARD.json after every step, and the baselines as the judge keeps them.
 """
 
@@ -20,7 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from evo import benchmark as benchmarks
+from evo import library
 from evo.benchmark import settings, write_tree
+from evo.genome import apply_diff
 from evo.judges import baselines, kernel
 from evo.sandbox import Limits, Sandbox
 
@@ -89,7 +92,7 @@ def main() -> int:
     parser.add_argument("--shard", default="0/1")
     parser.add_argument("--seconds", type=float, default=400)
     parser.add_argument("--side-by-side", type=int, default=8)
-    parser.add_argument("--bursts", type=int, default=5)
+    parser.add_argument("--bursts", type=int, default=4)
     parser.add_argument("--again", type=int, default=1, help="repeats of the naive kernel at the end")
     options = parser.parse_args()
     names = sorted(p.parent.name for p in benchmarks.SHIPPED.glob("sol/tasks/*/definition.json"))
@@ -100,7 +103,7 @@ def main() -> int:
     first = benchmarks.load(f"sol:{names[0]}").profile("gpu")
     chosen = settings(kernel.Settings, {**first.settings, "bursts": options.bursts}, "gpu")
     limits = settings(Limits, {**first.limits, "memory_mb": None}, "gpu.limits")
-    judges = {}
+    judges, techniques = {}, library.load()
     with Sandbox(preload=kernel.PRELOAD, drop_user=False, cuda=True) as sandbox:
         print(f"{time.monotonic() - report.began:6.1f} sandbox {sandbox.level.name}", flush=True)
         for name in names:
@@ -129,9 +132,12 @@ def main() -> int:
                 base = benchmarks.load(f"sol:{name}").base
                 report.step(name, "seed", lambda judge=judge, base=base: judged(judge, base), judge)
         for name, judge in judges.items():
-            for folder in sorted((judge.root / "better").glob("*/kernel.py")):
-                tree = {"kernel.py": folder.read_text()}
-                report.step(name, f"better/{folder.parent.name}", lambda judge=judge, tree=tree: judged(judge, tree))
+            benchmark = benchmarks.load(f"sol:{name}")
+            for technique in techniques:
+                if technique.benchmark == benchmark.name:
+                    tree = apply_diff(technique.patch.diff, benchmark.base)
+                    key = f"better/{technique.name}"
+                    report.step(name, key, lambda judge=judge, tree=tree: judged(judge, tree), judge)
         for name, judge in judges.items():
             report.step(name, "aa", judge.against_itself, judge)
             for k in range(options.again):

@@ -53,17 +53,17 @@ PROBE_MB = 512  # written between fill and burst: empties the L2 and shows wheth
 TRUSTED_S = 24 * 3600.0
 ADJUST = (0.8, 1.25)  # the pacer corrects a kernel's time by no more than this
 ALIKE = 0.02  # and not at all for so little, which is its own noise
-STEADY = 0.01  # a spread above this asks for more bursts
-EXTENSIONS = 2  # as many again, at most so many times
+STEADY = 0.015  # a spread above this asks for more bursts
+EXTENSIONS = 1  # as many again, at most so many times
 
 
 @dataclass(frozen=True)
 class Settings:
     device: str  # "cuda": scored; "cpu": correctness on small shapes, and a proxy instead of S
-    bursts: int = 5  # of the candidate for each workload, as many of the pacer and of the idle worker
+    bursts: int = 4  # of the candidate for each workload, as many of the pacer and of the idle worker
     longest: int = 64  # calls in a burst at most
     pool_mb: int = 24576  # shared buffers at most
-    burst_ms: float = 16.0  # about how long the longest burst takes
+    burst_ms: float = 12.0  # about how long the longest burst takes
     checked: float = 0.25  # the share of timed calls that is checked
     checks: int = 2  # of each workload at most, the last call besides
     compile_s: float = 120.0  # wall, for a workload's first calls, on other data and before the clock
@@ -343,7 +343,10 @@ class KernelJudge:
                 self._returned(trusted)
 
     def measure_baselines(
-        self, variants: Callable[[Workload], Sequence[str]] = lambda workload: ("eager", "compile", "max")
+        self,
+        variants: Callable[[Workload], Sequence[str]] = lambda workload: ("eager", "compile", "max"),
+        *,
+        keep: bool = True,
     ) -> dict[str, baselines.Baseline] | None:
         """T_b of every workload under the judge's own protocol, frozen for this device; None on the CPU."""
         if self.settings.device == "cpu":
@@ -367,7 +370,8 @@ class KernelJudge:
                     f"measured baseline {min(times.values()):.1f} us; flops() or min_bytes() overstate the work"
                 )
         self.frozen = found
-        baselines.store(self.problem, self.device_name, found)
+        if keep:
+            baselines.store(self.problem, self.device_name, found)
         return found
 
     def against_itself(self) -> dict[str, float]:
