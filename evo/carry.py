@@ -16,6 +16,7 @@ def over(diff: str, base: Tree, other: Tree) -> str | None:
     A kernel's text fits no other kernel, but tile sizes, warps and stages stand under the same names in many: what the
     patch did to them is tried there.
     """
+    changed: Tree | None
     try:
         changed = apply_diff(diff, other)
     except PatchError:

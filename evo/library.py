@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,3 +63,20 @@ def fitting(benchmark: Benchmark, folder: Path = SHIPPED) -> list[Patch]:
         if all(benchmark.is_editable(path) for path in parse_diff(technique.patch.diff)):
             found.append(technique.patch)
     return found
+
+
+def known(benchmark: Benchmark, shared: Path) -> list[Patch]:
+    """The shipped techniques that fit, and what a suite's other tasks have put into the folder that they share."""
+    found = {patch.name: patch for patch in fitting(benchmark)}
+    if shared.is_dir():
+        found |= {patch.name: patch for patch in fitting(benchmark, shared)}
+    return list(found.values())
+
+
+def elsewhere(shared: Path, own: str) -> tuple[str, ...]:
+    """What was certified on the other tasks of a suite, a sentence each: for a prompt."""
+    notes = shared / "notes.jsonl"
+    if not notes.is_file():
+        return ()
+    found = [json.loads(line) for line in notes.read_text().split("\n")[:-1]]
+    return tuple(f"on {note['task']}: {note['idea']}" for note in found if note["task"] != own)

@@ -108,7 +108,7 @@ def main(found: argparse.Namespace, step: Callable[[list[str]], int] | None = No
         if code:
             return code
         score = best_score(RunDir(out / task))
-        previous = max((s.score for s in before if s.score is not None), default=base_score(RunDir(out / task)))
+        previous = max((s.score for s in before if s.score is not None), default=_state(RunDir(out / task)).base_mean)
         gain = 0.0 if score is None or previous is None else max(0.0, score - previous)
         turn = Slice(task, granted, score, gain, round(time.monotonic() - began, 1))
         with open(out / "suite.jsonl", "a") as file:
@@ -151,22 +151,17 @@ def _state(run: RunDir) -> search.State:
 
 def best_score(run: RunDir) -> float | None:
     """The base's mean and the certified champion's gain over it; the base's mean alone where nothing is certified."""
-    found = _state(run).summary()
-    base, gain = found.get("baseline"), found.get("gain")
-    if base is None:
+    state = _state(run)
+    champion = state.champion()
+    if state.base_mean is None:
         return None
-    return float(base) + (float(gain) if found.get("certified") and gain is not None else 0.0)
-
-
-def base_score(run: RunDir) -> float | None:
-    value = _state(run).summary().get("baseline")
-    return None if value is None else float(value)
+    return state.base_mean + (champion.gain if champion is not None else 0.0)
 
 
 def share(out: Path, task: str, tasks: Mapping[str, str]) -> None:
     """Writes what was certified on `task` into the suite's library, for every task that it fits in some form."""
     state = _state(RunDir(out / task))
-    own = state.benchmark
+    own = benchmarks.load(tasks[task])
     for name in state.certified():
         for patch in state.genome(name).patches:
             for other, where in tasks.items():

@@ -50,6 +50,7 @@ PRELOAD = ("numpy", "torch", *(("triton",) if HAS_GPU and find_spec("triton") el
 GUARD = 4096  # bytes before and after every output
 SHIFT, SHIFTS = 256, 32  # the address of every tensor moves by a random one of so many steps of so many bytes
 PROBE_MB = 512  # written between fill and burst: empties the L2 and shows whether the device was idle
+ROOM_MB = 4096  # that a worker must leave on the device
 TRUSTED_S = 24 * 3600.0
 ADJUST = (0.8, 1.25)  # the pacer corrects a kernel's time by no more than this
 ALIKE = 0.02  # and not at all for so little, which is its own noise
@@ -114,13 +115,17 @@ class Kept:
     outputs: tuple[Any, ...]
 
 
+class TrustedFailed(Exception):
+    """The judge's own worker failed: the reference in one of its variants, or the card had no room for it."""
+
+
 @dataclass
 class Worker:
     """One process in the sandbox and the judge's end of its channel."""
 
     turn: Turn
     limits: Limits
-    name: str
+    trusted: bool  # the judge's own programs: a failure of theirs is nobody's but the judge's
     stopped: bool = False
 
     def __post_init__(self) -> None:
@@ -134,13 +139,15 @@ class Worker:
                 self.peer.send(kind, watch, payload, fd)
             self.peer.receive({kind.lower(): exactly(0)}, watch)
         except Late:
-            raise Verdict(
-                Status.TIMEOUT, f"{self.name}: no answer within {within_s:g} s{last_output(self.turn)}"
-            ) from None
+            raise self._ended(Status.TIMEOUT, f"no answer within {within_s:g} s{last_output(self.turn)}") from None
         except Closed:
-            raise how_it_ended(self.turn, self.limits, "while it was called") from None
+            how = how_it_ended(self.turn, self.limits, "while it was called")
+            raise self._ended(how.status, how.detail) from None
         except Foreign as error:
-            raise Verdict(Status.WRONG, f"{self.name}: {error}") from None
+            raise self._ended(Status.WRONG, str(error)) from None
+
+    def _ended(self, status: Status, detail: str) -> Exception:
+        return TrustedFailed(detail) if self.trusted else Verdict(status, detail)
 
     def stop(self) -> None:
         """Stops every process of the worker's pid namespace; returns when none of them runs."""
@@ -166,6 +173,7 @@ class Stage:
     order: Sequence[str]  # of the definition's inputs
     pool: Pool
     private: list[list[Any]]  # [slot][output]
+    filled: dict[int, tuple[int, ...]] = field(default_factory=dict)  # where each slot's values lie
     kept: list[Kept] = field(default_factory=list)
 
     def buffer(self, slot: int, tensor: int) -> int:
@@ -218,6 +226,7 @@ class KernelJudge:
             raise UserMistake(f"{self.root}: expected workloads in {'cpu' if small else 'workload'}.jsonl, found none")
         self._chance = random.Random(self.secret)
         self._trusted: Worker | None = None
+        self.dropped: dict[str, str] = {}  # variants of the baseline that do not run here, and why
         self.seen: dict[str, dict[str, Timing]] = {}  # by workload: the last timings, with their bursts
         self._stack = ExitStack()
         self.device = sol.device_named(torch.cuda.get_device_name()) if self.settings.device == "cuda" else None
@@ -240,6 +249,9 @@ class KernelJudge:
                 return self._judged(program, measures, began)
         except Verdict as verdict:
             return Outcome.failed(verdict.status, verdict.detail, **measures)
+        except TrustedFailed as failed:
+            self._end_trusted()
+            return Outcome.failed(Status.LOST, f"the judge's own worker failed: {failed}", **measures)
         except SandboxError as error:
             return Outcome.failed(Status.LOST, f"the sandbox could not be started: {error}", **measures)
 
@@ -260,6 +272,9 @@ class KernelJudge:
         return found
 
     def close(self) -> None:
+        self._end_trusted()
+
+    def _end_trusted(self) -> None:
         if self._trusted is not None:
             self._trusted.go()
         self._stack.close()
@@ -269,7 +284,7 @@ class KernelJudge:
         timed: list[tuple[Workload, dict[str, Timing], list[Kept]]] = []
         trusted = self._the_trusted()
         frozen = self.frozen or self.measure_baselines()
-        candidate = self._start(program, "kernel.py", "candidate", self.limits)
+        candidate = self._start(program, "kernel.py", self.limits, trusted=False)
         with candidate.turn:
             candidate.ask(b"r", self.settings.compile_s)
             measures["start_s"] = time.monotonic() - began
@@ -332,15 +347,26 @@ class KernelJudge:
     # -------------------------------------------------------------------------------------------------------- baselines
 
     def warm(self, variants: Callable[[Workload], Sequence[str]]) -> None:
-        """Compiles what `measure_baselines` will time, so that several problems can compile side by side."""
-        trusted = self._the_trusted()
+        """Compiles what `measure_baselines` will time, so that several problems can compile side by side.
+
+        A variant that fails or takes longer than `compile_s` (a loop that is unrolled four thousand times) is dropped.
+        """
         for workload in self.workloads:
-            with self._staged(workload, slots=1) as stage:
-                trusted.go()
-                trusted.ask(b"B", self.settings.call_s, json.dumps(stage.pool.about()).encode(), stage.pool.fd)
-                for name in variants(workload):
-                    self._burst(stage, trusted, name, 1, fill=False, within_s=self.settings.compile_s)
-                self._returned(trusted)
+            for name in variants(workload):
+                if name in self.dropped:
+                    continue
+                try:
+                    trusted = self._the_trusted()
+                    with self._staged(workload, slots=1) as stage:
+                        trusted.go()
+                        trusted.ask(b"B", self.settings.call_s, json.dumps(stage.pool.about()).encode(), stage.pool.fd)
+                        self._burst(stage, trusted, name, 1, fill=False, within_s=self.settings.compile_s)
+                        self._returned(trusted)
+                except TrustedFailed as failed:
+                    self._end_trusted()
+                    if name == "eager":
+                        raise UserMistake(f"{self.problem.name}: the reference fails: {failed}") from None
+                    self.dropped[name] = str(failed)[-300:]
 
     def measure_baselines(
         self,
@@ -351,10 +377,12 @@ class KernelJudge:
         """T_b of every workload under the judge's own protocol, frozen for this device; None on the CPU."""
         if self.settings.device == "cpu":
             return None
+        self.warm(variants)
         trusted = self._the_trusted()
         found = {}
         for workload in self.workloads:
-            sides = {name: (trusted, name) for name in variants(workload)} | {"idle": (trusted, "null")}
+            chosen = [name for name in variants(workload) if name not in self.dropped]
+            sides = {name: (trusted, name) for name in chosen} | {"idle": (trusted, "null")}
             timings, _, _ = self._interleaved(workload, sides, None)
             times = {name: timings[name].us for name in timings}
             drawn = self._draw(workload, 0, "plain")
@@ -408,6 +436,7 @@ class KernelJudge:
                     self._burst(stage, worker, program, calls, fill=name == judged, within_s=s.compile_s)
                 if name == judged:
                     compile_s = time.monotonic() - began
+                    self._has_room()
                 few = min(4, stage.slots)
                 probe = self._burst(stage, worker, program, few, fill=name == judged).microseconds
                 longest[name] = max(3, min(stage.slots, int(1e3 * s.burst_ms * few / probe)))
@@ -435,6 +464,11 @@ class KernelJudge:
                 self._returned(worker)
             self.seen[workload.uuid] = {**found, "idle": Timing(0.0, 0.0, 0.0, tuple(bursts["idle"]))}
             return found, stage.kept, compile_s
+
+    def _has_room(self) -> None:
+        """A worker that takes what the card has would have the judge fail in its place."""
+        if self.settings.device == "cuda" and (free := self._torch.cuda.mem_get_info()[0] >> 20) < ROOM_MB:
+            raise Verdict(Status.CRASHED, f"took the device's memory: {free} MB are left, {ROOM_MB} must be")
 
     def _returned(self, worker: Worker) -> None:
         """Lets a worker close the shared buffers before they are freed."""
@@ -470,7 +504,8 @@ class KernelJudge:
         torch, cuda = self._torch, self.settings.device == "cuda"
         within = within_s or self.settings.call_s
         slots = self._chance.sample(range(stage.slots), calls)
-        offsets = [self._offsets(stage) for _ in slots]
+        # Who only paces reads the values that lie there: indices at a shifted address would be other numbers.
+        offsets = [self._offsets(stage) if fill else stage.filled[slot] for slot in slots]
         worker.go()
         about = {
             "program": program,
@@ -541,6 +576,7 @@ class KernelJudge:
             self._view(stage, slot, k, offsets[k], shape, dtype).copy_(drawn[name])
         for t in range(len(stage.outputs)):
             stage.pool.tensors[stage.buffer(slot, len(stage.inputs) + t)].fill_(255)
+        stage.filled[slot] = tuple(offsets)
         return self._sums(stage, slot, offsets)
 
     def _sums(self, stage: Stage, slot: int, offsets: Sequence[int]) -> list[Any]:
@@ -571,6 +607,8 @@ class KernelJudge:
             self._flush = torch.empty(PROBE_MB << 20, dtype=torch.uint8, device="cuda")
         d = self.problem.definition
         sizes = d.sizes(workload.axes)
+        if s.device == "cuda":
+            torch.cuda.empty_cache()  # what a check has left must not stand in the way of the next buffers
         drawn = self._draw(workload, 0, "plain")
         inputs = {n: (tuple(v.shape), str(v.dtype)[6:]) for n, v in drawn.items() if hasattr(v, "shape")}
         scalars = {n: v for n, v in drawn.items() if not hasattr(v, "shape")}
@@ -601,16 +639,18 @@ class KernelJudge:
 
     def _the_trusted(self) -> Worker:
         """The judge's own worker, which lives as long as the judge: the idle one, and the reference in its variants."""
-        if self._trusted is None or self._trusted.turn.ending(0) is not None:
+        if self._trusted is not None and self._trusted.turn.ending(0) is not None:
+            self._end_trusted()
+        if self._trusted is None:
             folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="evo-reference-")))
             write_tree({"reference.py": self.problem.definition.reference}, folder)
             limits = dataclasses.replace(self.limits, wall_s=TRUSTED_S)
-            self._trusted = self._start(folder, "reference.py", "trusted", limits)
+            self._trusted = self._start(folder, "reference.py", limits, trusted=True)
             self._stack.enter_context(self._trusted.turn)
             self._trusted.ask(b"r", self.settings.compile_s)
         return self._trusted
 
-    def _start(self, program: Path, file: str, role: str, limits: Limits) -> Worker:
+    def _start(self, program: Path, file: str, limits: Limits, *, trusted: bool) -> Worker:
         environment = {
             "TORCHINDUCTOR_COMPILE_THREADS": "1",
             **({"TRITON_INTERPRET": "1"} if self.settings.device == "cpu" else {}),
@@ -625,7 +665,7 @@ class KernelJudge:
             limits=limits,
             environment=environment,
         )
-        return Worker(started, limits, role)
+        return Worker(started, limits, trusted)
 
     # ------------------------------------------------------------------------------------------------------------ check
 
