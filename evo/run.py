@@ -75,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from evo import recertify
 
             return recertify.main(found.certify, found.allow_unisolated)
-        return run(found)
+        from evo import suite
+
+        return suite.main(found) if suite.is_suite(found.benchmark) else run(found)
     except (UserMistake, NoIsolation) as mistake:
         print(f"evo.run: {mistake}", file=sys.stderr)
         return EXIT_NO_ISOLATION if isinstance(mistake, NoIsolation) else EXIT_MISTAKE

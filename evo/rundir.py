@@ -80,6 +80,11 @@ class RunDir:
         return self.path / "base"
 
     @property
+    def shared(self) -> Path:
+        """The library that the runs of a suite, which lie side by side, write for each other; others have none."""
+        return self.path.parent / "library"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 

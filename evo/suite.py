@@ -31,7 +31,7 @@ SLICE = 28  # evaluations of one turn of a task: base runs and validation take a
 FLOOR = 0.5  # of an equal share of the slices goes to every task whatever it promises
 FADE = 0.6  # a slice's gain counts so much for each slice that came after it
 HOPE = 0.15  # of what a task lacks to 1, the gain that a slice is expected to bring before anything is known
-CURIOSITY = 0.1  # of what a task lacks to 1
+CURIOSITY = 0.03  # of what a task lacks to 1
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,18 @@ class Slice:
 
 
 def promise(task: str, history: Sequence[Slice]) -> float:
-    """The expected gain of a task's next slice: its faded mean gain, drawn to what it lacks, and some curiosity."""
+    """The expected gain of a task's next slice: its faded mean gain, hope where little is known, some curiosity.
+
+    Never more than what the task lacks to 1.
+    """
     own = [s for s in history if s.task == task]
     best = max((s.score for s in own if s.score is not None), default=0.0)
     lacks = max(0.0, 1.0 - best)
     weights = [FADE**age for age in range(len(own))]
     seen = sum(w * max(0.0, s.gain) for w, s in zip(weights, reversed(own)))
-    rate = (seen + HOPE * lacks) / (sum(weights) + 1)
-    return rate + CURIOSITY * lacks * math.sqrt(math.log(1 + len(history)) / (1 + len(own)))
+    doubt = 1 / (1 + len(own))
+    rate = (seen + doubt * HOPE * lacks) / (sum(weights) + doubt)
+    return min(lacks, rate + CURIOSITY * lacks * math.sqrt(math.log(1 + len(history)) * doubt))
 
 
 def choose(tasks: Sequence[str], history: Sequence[Slice]) -> str:

@@ -292,6 +292,9 @@ class Worker:
     def scene(self, thread: int, slot: int) -> Scene:
         state, settings = self.state, self.state.settings
         control = CONTROLS[settings.control] if settings.control else None
+        elsewhere = (
+            library.elsewhere(self.run.shared, self.benchmark.name) if control is None or control.library else ()
+        )
         return Scene(
             archive=state.archive,
             tried=state.tried,
@@ -302,7 +305,7 @@ class Worker:
             base=self.benchmark.base,
             bounds=self.bounds,
             cards=state.cards() if self.models is not None else (),
-            hypotheses=state.hypotheses(thread) if self.models is not None else (),
+            hypotheses=[*state.hypotheses(thread), *elsewhere] if self.models is not None else (),
             editable=self.benchmark.is_editable,
             chance=Chance(settings.seed, thread, slot),
             gain_of=lambda number: state.gain_of(thread, number),
@@ -519,7 +522,7 @@ def join(run: RunDir, *, role: str, minutes: float | None, allow_unisolated: boo
         journal=Journal(run.events, writer_name(host, process, taken), time.time),
         journals=Journals(run.events),
         claims=Claims(run.claims, Holder(host, process, start_time(process) or 0)),
-        library=library.fitting(benchmark),
+        library=library.known(benchmark, run.shared),
         open_judge=lambda: open_judge(benchmark, profile, allow_unisolated=allow_unisolated),
         models=open_models(settings.model) if proposes and not settings.replays else None,
         recorder=Recorder(Path(settings.record)) if settings.record else None,

@@ -12,16 +12,16 @@ LEVELS = [
     {"outcome", "chance", "genome", "benchmark", "syntax", "events", "rundir", "stats", "hostlock", "forkserver",
      "problem", "sol"},
     {"archive", "audit", "journal", "claims", "sandbox", "novelty", "library", "select", "certify", "llm", "edits",
-     "cards", "recording", "ledger"},
+     "cards", "recording", "ledger", "carry"},
     {"operators", "judges", "prompts"},
     {"search"},
     {"worker", "slurm"},
-    {"run", "inspect", "report", "judge", "check", "recertify", "record"},
+    {"run", "inspect", "report", "judge", "check", "recertify", "record", "suite"},
 ]  # fmt: skip
 # inside a level, and only these: the left one may use the right one
 WITHIN = {
     ("genome", "outcome"), ("events", "genome"), ("events", "outcome"), ("rundir", "benchmark"), ("syntax", "genome"),
-    ("run", "inspect"), ("run", "recertify"), ("recertify", "inspect"), ("recertify", "run"),
+    ("run", "inspect"), ("run", "recertify"), ("run", "suite"), ("recertify", "inspect"), ("recertify", "run"),
     ("recertify", "record"), ("record", "recertify"), ("select", "archive"),
     ("operators", "prompts"), ("problem", "benchmark"), ("sol", "benchmark"), ("recording", "llm"), ("ledger", "llm"),
 }  # fmt: skip
