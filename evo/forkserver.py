@@ -419,7 +419,7 @@ def cgroup_place(server: int) -> tuple[str, str]:
                 os.rmdir(trial)
             return place, name
         except OSError as error:
-            reason = f"{place}: {words(error)}"
+            reason = f"none can be made in {place}: {error.strerror}"
     raise SetupError(reason)
 
 

@@ -112,7 +112,8 @@ class Level:
         lines = [f"sandbox: {self.name}"]
         for layer in self.layers:
             why = "" if layer.holds else f" ({layer.reason})"
-            lines.append(f"  {'holds  ' if layer.holds else 'MISSING'} {layer.name:13}{layer.stops}{why}")
+            state = "holds" if layer.holds else "absent" if layer.name in OPTIONAL else "MISSING"
+            lines.append(f"  {state:8}{layer.name:13}{layer.stops}{why}")
         return "\n".join(lines)
 
 
