@@ -46,7 +46,7 @@ from evo.journal import Journal, Journals, writer_name
 from evo.judges import Judge, fingerprint_id, on_disk, open_judge
 from evo.ledger import Caps, Ledger, Room, Ticket, read_prices
 from evo.llm import Completion, Model, ModelError, Models, asked, open_models
-from evo.operators import CONTROLS, MIX, MIX_WITH_MODEL, Draft, Scene, Writing
+from evo.operators import CONTROLS, Draft, Scene, Writing
 from evo.outcome import Outcome, Status
 from evo.recording import Recorder, Recording
 from evo.rundir import RunDir
@@ -320,8 +320,9 @@ class Worker:
             if (thread, slot) not in self.recorded:
                 return Rejected(thread, slot, "none", (), "the recording holds no further proposal")
             return operators.replay(scene, self.benchmark, self.recording)
-        without_model = self.models is None or self.spent or self.clock() < self.not_before
-        if without_model or state.settings.control is not None:
+        control = state.settings.control
+        mix = operators.mix_of(control, writes=True)
+        if self.models is None or self.spent or self.clock() < self.not_before or "improve" not in mix:
             return self.mechanical(scene)
         repairing = {
             flight.writing.parents[0] for flight in self.flights.values() if flight.writing.operator == "repair"
@@ -330,12 +331,11 @@ class Worker:
             return operators.write(scene, self.benchmark, "repair", broken[0], trouble=broken[1])
         if operators.reflects(scene):
             return operators.reflect(scene, self.benchmark)
-        return operators.propose(scene, self.benchmark, operators.toolbox(None), MIX_WITH_MODEL, writes=True)
+        return operators.propose(scene, self.benchmark, operators.toolbox(control), mix, writes=True)
 
     def mechanical(self, scene: Scene) -> Proposed | Rejected | Writing:
         control = self.state.settings.control
-        mix = CONTROLS[control].mix if control else MIX
-        return operators.propose(scene, self.benchmark, operators.toolbox(control), mix)
+        return operators.propose(scene, self.benchmark, operators.toolbox(control), operators.mix_of(control))
 
     @cached_property
     def recorded(self) -> set[tuple[int, int]]:

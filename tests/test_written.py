@@ -225,6 +225,24 @@ def test_threads_ask_differently_and_see_what_the_others_learnt(toy, run_of):
     assert all(by_thread.values()) and not by_thread[0] & by_thread[1]
 
 
+def test_the_mix_with_a_model_and_the_controls(toy, run_of):
+    mix = operators.mix_of(None, writes=True)
+    assert mix == pytest.approx({"improve": 0.52, "mutate": 0.16, "crossover": 0.14, "sweep": 0.11, "bundle": 0.07})
+    assert "improve" not in operators.mix_of("sweep-only", writes=True)
+    assert operators.mix_of("no-library", writes=True) == mix and "improve" not in operators.mix_of("no-library")
+    assert "crossover" not in operators.mix_of("no-crossover", writes=True)
+    calls = []
+
+    def answer(prompt: Prompt, slot: Slot) -> str:
+        calls.append(prompt.request)
+        return block("RATE = 0.1", f"RATE = {0.11 + 0.01 * slot.number:.2f}")
+
+    state = search_with(toy, run_of, answer, control="best-of-n", evaluations=56)
+    written = [p for p in state.proposals.values() if p.operator in ("improve", "mutate")]
+    assert written and all(p.parents == (state.base.name,) for p in written)
+    assert all("The current program is the base\n" in text for text in calls)
+
+
 # --- what happens while a model writes
 
 

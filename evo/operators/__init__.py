@@ -21,14 +21,8 @@ from evo.recording import Recording
 
 # shares of proposals without a model: transplant takes improve's and mutate's part (.52 + .16)
 MIX: Mapping[str, float] = {"transplant": 0.68, "crossover": 0.14, "sweep": 0.11, "bundle": 0.07}
-# with a model, which writes improve's and mutate's patches, and repair's besides
-MIX_WITH_MODEL: Mapping[str, float] = {
-    "improve": 0.52,
-    "mutate": 0.16,
-    "crossover": 0.14,
-    "sweep": 0.11,
-    "bundle": 0.07,
-}
+# what a model does of transplant's part where there is one
+WRITTEN: Mapping[str, float] = {"improve": 0.52 / 0.68, "mutate": 0.16 / 0.68}
 REFLECT_EVERY = 12  # slots of a thread; the last of them asks what the attempts teach
 REFLECT_AFTER = 6  # evaluated genomes
 OPERATORS: Mapping[str, Callable[[Scene, str], Draft | None]] = {
@@ -60,6 +54,17 @@ CONTROLS: Mapping[str, Control] = {
     "no-novelty": Control(MIX),
     "aa": Control(MIX),
 }
+
+
+def mix_of(control: str | None, writes: bool = False) -> Mapping[str, float]:
+    """The operators' shares. Where a model `writes`, it takes transplant's; the library serves bundles alone then."""
+    mix = CONTROLS[control].mix if control else MIX
+    if not writes or "polish" in mix:
+        return mix
+    if "transplant" not in mix:
+        mix = MIX  # the control without a library; with a model its mix is the search's own
+    written_by_model = {name: share * mix["transplant"] for name, share in WRITTEN.items()}
+    return {**written_by_model, **{name: share for name, share in mix.items() if name != "transplant"}}
 
 
 def toolbox(control: str | None) -> deap_base.Toolbox:
@@ -261,6 +266,6 @@ def _ordered(chance: Chance, mix: Mapping[str, float]) -> list[str]:
 
 
 __all__ = [
-    "CONTROLS", "MIX", "Ask", "Control", "Draft", "Scene", "Tree", "Unusable", "Writing", "propose", "reflect",
+    "CONTROLS", "Ask", "Control", "Draft", "Scene", "Tree", "Unusable", "Writing", "mix_of", "propose", "reflect",
     "reflects", "replay", "settle", "toolbox", "write",
 ]  # fmt: skip
