@@ -253,6 +253,23 @@ def check_visibility(
     return not hits
 
 
+def _inputs_matter(benchmark: Benchmark, profile: Profile, say: Say) -> bool:
+    """Whether a kernel task may be used: its reference is exact and every input moves it beyond the tolerance."""
+    from evo import problem
+    from evo.judges.exactness import objections
+
+    found = problem.load(benchmark.root)
+    device = str(profile.settings["device"])
+    sound = True
+    for workload in found.small if device == "cpu" else found.workloads:
+        said = objections(found.task(), workload, device)
+        sound &= not said
+        say(f"  workload {workload.uuid}: " + ("every input matters, the reference is exact" if not said else ""))
+        for sentence in said:
+            say(f"    BAD {sentence}")
+    return sound
+
+
 def _held_out_is_hidden(benchmark: Benchmark, profile: Profile, say: Say) -> bool:
     from evo.judges import training
 
@@ -349,6 +366,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sound &= check_benchmark(
                     benchmark, profile, judge, runs=runs, patches=options.patches, variants=variants, say=say
                 )
+            if benchmark.judge == "kernel":
+                sound &= _inputs_matter(benchmark, profile, say)
             if benchmark.judge == "training" and not options.noise:
                 sound &= _held_out_is_hidden(benchmark, profile, say)
     except (UserMistake, NoIsolation) as mistake:

@@ -65,10 +65,10 @@ def read_device(file: Path) -> Device:
         raise UserMistake(f"{file} is not valid TOML: {error}") from error
 
 
-def device_named(name: str, folder: Path = DEVICES) -> Device | None:
-    """The profile of a GPU by the name that CUDA gives it; None for an unknown one."""
-    found = [d for d in map(read_device, sorted(folder.glob("*.toml"))) if name in d.matches]
-    return found[0] if found else None
+def device_named(name: str, *further: Path) -> Device | None:
+    """The profile of a GPU by the name that CUDA gives it, shipped or in a further folder; None for an unknown one."""
+    files = [file for folder in (DEVICES, *further) if folder.is_dir() for file in sorted(folder.glob("*.toml"))]
+    return next((d for d in map(read_device, files) if name in d.matches), None)
 
 
 def score(kernel_us: float, limit_us: float, baseline_us: float) -> float:

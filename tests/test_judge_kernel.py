@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,3 +145,11 @@ def test_an_input_that_does_not_matter_is_found(tmp_path):
     found = problem.load(folder)
     said = exactness.objections(found.task(), found.small[0], "cpu")
     assert said and all("input weight" in sentence for sentence in said)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_no_cheat_pays_on_a_gpu_and_every_twin_passes():
+    script = SHIPPED.parent / "scripts" / "kernel_exploits.py"
+    done = subprocess.run([sys.executable, str(script), "--profile", "gpu"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:]

@@ -20,6 +20,12 @@ def test_shipped_profiles_are_found_by_the_name_that_cuda_gives():
     assert len(names) == len(set(names)) >= 5
 
 
+def test_a_measured_profile_is_found_beside_the_shipped_ones(tmp_path):
+    text = (sol.DEVICES / "h200.toml").read_text().replace('["NVIDIA H200"]', '["NVIDIA Z1"]')
+    (tmp_path / "z1.toml").write_text(text)
+    assert sol.device_named("NVIDIA Z1") is None and sol.device_named("NVIDIA Z1", tmp_path).memory_tbs == 4.8
+
+
 def test_limits_of_two_tasks_by_hand():
     # 4096^3 multiply-adds at 989.4 TFLOP/s; 16384 x 4096 bfloat16, two in and two out, at 3.35 TB/s
     assert math.isclose(H100.limit_us({"bf16": 2 * 4096**3}, 3 * 2 * 4096**2), 138.9, rel_tol=1e-3)
