@@ -190,6 +190,10 @@ def resumed(directory: RunDir, found: argparse.Namespace) -> tuple[RunDir, Bench
         )
     if found.model != "none" and spelled(found.model)[0] != settings.model:
         raise UserMistake(f"{directory.path} was begun with --model {settings.model}; choose another --out")
+    if found.record is not None and str(found.record.resolve()) != settings.record:
+        raise UserMistake(
+            f"{directory.path} was begun with --record {settings.record}; a recording begins with its run"
+        )
     if genome_of(benchmark) != settings.base:
         raise UserMistake(
             f"{directory.path} was begun with base {settings.base}, the program is now {genome_of(benchmark)}; "

@@ -10,6 +10,7 @@ from conftest import TableJudge, new_worker
 
 from evo import benchmark as benchmarks
 from evo import genome
+from evo import run as evo_run
 from evo.benchmark import UserMistake
 from evo.events import Proposed, Rejected
 from evo.ledger import Caps, Ledger, read_prices
@@ -124,3 +125,9 @@ def test_what_is_no_recording_is_told(tmp_path):
             Recording(tmp_path / name)
     with pytest.raises(UserMistake, match="exists already"):
         Recorder(tmp_path / "text").begin(Header(benchmark="toy", base="b", **HEADER))
+
+
+def test_a_recording_begins_with_its_run(toy, run_of, tmp_path, capsys):
+    run = run_of(toy)
+    assert evo_run.main(["--out", str(run.path), "--record", str(tmp_path / "late.jsonl")]) == 2
+    assert "a recording begins with its run" in capsys.readouterr().err and not (tmp_path / "late.jsonl").exists()
