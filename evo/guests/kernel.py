@@ -1,7 +1,7 @@
 """Runs a kernel inside the sandbox over buffers that the judge owns; talks to the judge over descriptor 3.
 
 Nothing here is trusted: what a candidate does to this script costs it only its own score. No evo module is imported.
-Frames from the judge: B buffers, P prepare the calls of a burst, G go. The answers are the small letters.
+Frames from the judge: B buffers, P prepare the calls of a burst, G go, T trace them. The answers are the small letters.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Channel:
     def __init__(self) -> None:
         self._socket = socket.socket(fileno=3)
 
-    def send(self, kind: bytes) -> None:
-        self._socket.sendall(HEADER.pack(kind, 0))
+    def send(self, kind: bytes, payload: bytes = b"") -> None:
+        self._socket.sendall(HEADER.pack(kind, len(payload)) + payload)
 
     def receive(self) -> tuple[bytes, bytes, int | None]:
         header, fds, _, _ = socket.recv_fds(self._socket, HEADER.size, 1)
@@ -122,6 +122,23 @@ def variant(run: Callable[..., Any], name: str) -> Callable[..., Any]:
     return torch.compile(run, dynamic=False, mode=mode)
 
 
+def profile(program: Callable[..., Any], calls: list[list[Any]], sync: Callable[[], object], cuda: bool) -> bytes:
+    """Where the time of a few calls goes, as JSON: [name, microseconds a call, times a call], the longest first."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    try:
+        with profiler(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as found:
+            for arguments in calls:
+                program(*arguments)
+            sync()
+        time = "self_device_time_total" if cuda else "self_cpu_time_total"
+        rows = [(e.key[:80], getattr(e, time) / len(calls), e.count / len(calls)) for e in found.key_averages()]
+        return json.dumps(sorted((r for r in rows if r[1] > 0), key=lambda r: -r[1])[:8]).encode()
+    except RuntimeError as error:  # without the driver's permission there is no profile
+        return json.dumps(str(error)[:200]).encode()
+
+
 def tensor(buffers: list[torch.Tensor], about: Any) -> Any:
     if not isinstance(about, list):
         return about
@@ -166,6 +183,8 @@ def main() -> None:
             program = programs[name]
             sync()
             channel.send(b"p")
+        elif kind == b"T":
+            channel.send(b"t", profile(program, calls, sync, device == "cuda"))
         elif kind == b"B":
             results.clear()
             calls.clear()

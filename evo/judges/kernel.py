@@ -18,6 +18,7 @@ import json
 import math
 import os
 import random
+import re
 import secrets
 import statistics
 import tempfile
@@ -38,7 +39,7 @@ from evo.judges import baselines
 from evo.judges.buffers import Pool, pool
 from evo.judges.exactness import SLACK, complaint
 from evo.judges.turns import Late, Verdict, Watch, how_it_ended, last_output
-from evo.judges.wire import Closed, Foreign, Peer, exactly
+from evo.judges.wire import Closed, Foreign, Peer, at_most
 from evo.outcome import Outcome, Status
 from evo.problem import DISTRIBUTIONS, DTYPES, Task, Workload
 from evo.sandbox import Limits, Sandbox, SandboxError, Turn
@@ -51,6 +52,7 @@ GUARD = 4096  # bytes before and after every output
 SHIFT, SHIFTS = 256, 32  # the address of every tensor moves by a random one of so many steps of so many bytes
 PROBE_MB = 512  # written between fill and burst: empties the L2 and shows whether the device was idle
 ROOM_MB = 4096  # that a worker must leave on the device
+PROFILE_BYTES = 4096
 TRUSTED_S = 24 * 3600.0
 ADJUST = (0.8, 1.25)  # the pacer corrects a kernel's time by no more than this
 ALIKE = 0.02  # and not at all for so little, which is its own noise
@@ -69,6 +71,7 @@ class Settings:
     checks: int = 2  # of each workload at most, the last call besides
     compile_s: float = 120.0  # wall, for a workload's first calls, on other data and before the clock
     call_s: float = 10.0  # wall, for one burst
+    profile: bool = False  # adds where the time of the main workload goes, by the program's own profiler, to the detail
 
     def __post_init__(self) -> None:
         if self.device not in ("cuda", "cpu"):
@@ -131,13 +134,16 @@ class Worker:
     def __post_init__(self) -> None:
         self.peer = Peer(self.turn.channel)
 
-    def ask(self, kind: bytes, within_s: float, payload: bytes = b"", fd: int | None = None) -> None:
+    def ask(
+        self, kind: bytes, within_s: float, payload: bytes = b"", fd: int | None = None, answer: int = 0
+    ) -> bytearray:
+        """Sends a frame and waits for its small letter, with at most `answer` bytes."""
         deadline = time.monotonic() + within_s
         watch = Watch(self.turn, self.limits, time.monotonic, deadline)
         try:
             if kind != b"r":
                 self.peer.send(kind, watch, payload, fd)
-            self.peer.receive({kind.lower(): exactly(0)}, watch)
+            return self.peer.receive({kind.lower(): at_most(answer)}, watch).payload
         except Late:
             raise self._ended(Status.TIMEOUT, f"no answer within {within_s:g} s{last_output(self.turn)}") from None
         except Closed:
@@ -226,6 +232,7 @@ class KernelJudge:
             raise UserMistake(f"{self.root}: expected workloads in {'cpu' if small else 'workload'}.jsonl, found none")
         self._chance = random.Random(self.secret)
         self._trusted: Worker | None = None
+        self.profiled = ""
         self.dropped: dict[str, str] = {}  # variants of the baseline that do not run here, and why
         self.seen: dict[str, dict[str, Timing]] = {}  # by workload: the last timings, with their bursts
         self._stack = ExitStack()
@@ -340,6 +347,7 @@ class KernelJudge:
         measures["overhead_s"] = measures["judge_s"] - measures["compile_s"]
         if floor < sol.FLOOR:  # benchmark.toml's [audit] puts it into quarantine by this measure
             lines.append(f"{floor:.3f} of the hardware's limit on some workload: not believed unseen")
+        lines += [self.profiled] if self.profiled else []
         return Outcome.passed(statistics.fmean(scores), measures=measures, detail="\n".join(lines))
 
     # -------------------------------------------------------------------------------------------------------- baselines
@@ -458,6 +466,8 @@ class KernelJudge:
                     break
             if judged is not None:
                 self._was_idle(bursts, judged)
+                if s.profile and workload is self.workloads[0]:
+                    self.profiled = self._profile(stage, *sides[judged])
             for worker in workers.values():
                 self._returned(worker)
             self.seen[workload.uuid] = {**found, "idle": Timing(0.0, 0.0, 0.0, tuple(bursts["idle"]))}
@@ -467,6 +477,14 @@ class KernelJudge:
         """A worker that takes what the card has would have the judge fail in its place."""
         if self.settings.device == "cuda" and (free := self._torch.cuda.mem_get_info()[0] >> 20) < ROOM_MB:
             raise Verdict(Status.CRASHED, f"took the device's memory: {free} MB are left, {ROOM_MB} must be")
+
+    def _profile(self, stage: Stage, worker: Worker, program: str) -> str:
+        """Where a kernel's time goes, as its own process says: for the next prompt, never for a score."""
+        self._burst(stage, worker, program, min(3, stage.slots), fill=True)
+        worker.go()
+        told = worker.ask(b"T", self.settings.compile_s, answer=PROFILE_BYTES)
+        worker.stop()
+        return profile_lines(bytes(told))
 
     def _returned(self, worker: Worker) -> None:
         """Lets a worker close the shared buffers before they are freed."""
@@ -683,6 +701,22 @@ class KernelJudge:
                 wrong = complaint(name, found, e, r, self.task.slack.get(name, SLACK), workload.tolerance)
                 if wrong:
                     raise Verdict(Status.WRONG, f"workload {_public(workload)} ({call.distribution} values): {wrong}")
+
+
+def profile_lines(told: bytes) -> str:
+    """A worker's profile as text: names stripped to what names are made of, since they go into a prompt."""
+    try:
+        rows = json.loads(told)
+        if isinstance(rows, str):
+            return "no profile: " + re.sub(r"[^\w .:,()-]", "", rows)[:120]
+        lines = []
+        for name, us, times in rows[:8]:
+            if not all(type(x) in (int, float) and 0 <= x < 1e9 for x in (us, times)):
+                raise ValueError
+            lines.append(f"  {us:9.1f} us in {times:g} of {re.sub(r'[^A-Za-z0-9_:]', '', name)[:60]}")
+    except (ValueError, TypeError, RecursionError):
+        return "no profile: what came was none"
+    return "time of a call of the main workload, as the program's process says:\n" + "\n".join(lines)
 
 
 def paced(then_us: float, now_us: float) -> float:
