@@ -52,7 +52,7 @@ from evo.judges.wire import Closed, Foreign, Malformed, Peer, at_most, exactly, 
 from evo.outcome import Outcome, Status
 from evo.sandbox import Level, Limits, Sandbox, SandboxError, Turn
 
-JUDGE_VERSION = "training-2"
+JUDGE_VERSION = "training-3"
 # The first optimizer of a process imports torch._dynamo, which takes a second that every evaluation would pay.
 PRELOAD = ("numpy", "torch", "torch._dynamo", "safetensors.torch")
 GUEST = Path(__file__).resolve().parent.parent / "guests" / "training.py"
