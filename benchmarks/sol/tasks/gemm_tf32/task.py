@@ -1,7 +1,8 @@
 import torch
 
-# bfloat16 would have four times the error of rounding to TF32; the tensor cores' own truncation has about 1.5 times.
-SLACK = {"c": 3}
+# By calculation for these inputs: truncating to TF32, as the tensor cores do, has 2.7 times the error of rounding, and
+# bfloat16 has four times.
+SLACK = {"c": 3.5}
 
 
 def flops(axes):
