@@ -39,11 +39,12 @@ sd = 0.1
 df = 30
 typical_gain = 0.1
 """
-SETTINGS = 16  # enough for 10,000 steps from setting to setting; the program stays under 1 KB
+SETTINGS = 16
 NAMES = [f"S{i}" for i in range(SETTINGS)]
 PROGRAM = "".join(f"{name} = {3 + i % 9}.5\n" for i, name in enumerate(NAMES))
 PROGRAM += f"\n\ndef solve():\n    return [{', '.join(NAMES)}]\n"
-VERIFY = "import math\n\n\ndef verify(answer):\n    return 100 + sum(math.sin(99 * value) for value in answer)\n"
+# without an optimum, so that the search never runs dry
+VERIFY = "import math\n\n\ndef verify(answer):\n    return 100 - sum(math.log(value) for value in answer)\n"
 
 
 class Instant:
@@ -52,7 +53,7 @@ class Instant:
     def judge(self, program: Path, *, stage: str, seed: int) -> Outcome:
         space: dict = {}
         exec((program / "solve.py").read_text(), space)
-        return Outcome.passed(100 + sum(math.sin(99 * value) for value in space["solve"]()))
+        return Outcome.passed(100 - sum(math.log(value) for value in space["solve"]()))
 
     def fingerprint(self) -> Mapping[str, str]:
         return {"judge": "instant"}
