@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+SPENT = 10_000  # moves; the front's dozen genomes have some hundred
+
 
 class Tried:
     """Patch sets and normalised programs of every proposal of the run, the base's own among them."""
@@ -23,6 +25,12 @@ class Tried:
     def refuse(self, patches: Sequence[str]) -> None:
         """Remembers a rejected proposal: what was no good once is not proposed again."""
         self._sets.setdefault(_set_name(patches), "a rejected proposal")
+
+    def spend(self, move: tuple[object, ...]) -> None:
+        """Remembers that a move leads nowhere new. Only a memory aid: past its size it is emptied and fills again."""
+        if len(self.spent) >= SPENT:
+            self.spent.clear()
+        self.spent.add(move)
 
     def has_set(self, patches: Sequence[str]) -> bool:
         return _set_name(patches) in self._sets

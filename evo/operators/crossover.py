@@ -17,7 +17,7 @@ def propose(scene: Scene, parent: str) -> Draft | None:
         child = union(own, scene.genome(mate))
         if not scene.tried.has_set([p.name for p in child.patches]) and fits(scene, child):
             return Draft((parent, mate), child)
-        scene.tried.spent.add(("cross", *sorted((parent, mate))))
+        scene.tried.spend(("cross", *sorted((parent, mate))))
     return None
 
 
@@ -26,7 +26,7 @@ def conflict(scene: Scene, parent: str) -> str | None:
     mate = next(_mates(scene, parent, "joined"), None)
     if mate is None or fits(scene, union(scene.genome(parent), scene.genome(mate))):
         return None
-    scene.tried.spent.add(("joined", *sorted((parent, mate))))
+    scene.tried.spend(("joined", *sorted((parent, mate))))
     return mate
 
 

@@ -132,7 +132,7 @@ def propose(scene: Scene, parent: str) -> Draft | None:
         child = _child(own, scene, program, {**program, constant.path: text}, constant, value)
         if child is not None and not scene.tried.has_set([p.name for p in child.patches]):
             return Draft((parent,), child)
-    scene.tried.spent.add(("sweep", parent))
+    scene.tried.spend(("sweep", parent))
     return None
 
 

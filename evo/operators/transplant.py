@@ -15,7 +15,7 @@ def propose(scene: Scene, parent: str) -> Draft | None:
     for patch in scene.chance.shuffled("technique", addable(scene, own)):
         if not scene.tried.has_set([*names, patch.name]):
             return Draft((parent,), own.with_patch(patch))
-    scene.tried.spent.add(("transplant", parent))
+    scene.tried.spend(("transplant", parent))
     return None
 
 
@@ -29,7 +29,7 @@ def addable(scene: Scene, own: Genome) -> list[Patch]:
         if fits(scene, own.with_patch(patch)):
             found.append(patch)
         else:
-            scene.tried.spent.add(move)
+            scene.tried.spend(move)
     return found
 
 
