@@ -155,7 +155,7 @@ class FileDiff:
     hunks: tuple[Hunk, ...]
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=512)
 def parse_diff(diff: str) -> Mapping[str, FileDiff]:
     """Reads a strict unified diff. Raises PatchError; forgiving readings of what a model wrote are not made here."""
     from unidiff import PatchSet
@@ -219,7 +219,7 @@ def apply_hunks(text: str, hunks: Sequence[Hunk], path: str = "") -> str:
     return "".join([*parts, *lines[at:]])
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=512)
 def _fitting(text: str, change: FileDiff, path: str) -> tuple[Hunk, ...]:
     """The changes of a diff to one file, once every line that it expects was found in the text."""
     lines = _lines(text)

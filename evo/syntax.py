@@ -115,7 +115,7 @@ def statements(text: str) -> Sequence[Statement]:
     return found
 
 
-REMEMBERED = 4096  # statements
+REMEMBERED = 1024  # statements
 _forms: dict[tuple[tuple[str, int, int], bool], _Form] = {}
 _leaves_of: dict[tuple[str, int, int], Sequence[tuple[int, Leaf]]] = {}
 

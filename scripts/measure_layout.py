@@ -1,9 +1,10 @@
 """Measures whether a changed comment changes a training program's CPU time: sessions of one judge, seeds in each.
 
-    python scripts/measure_layout.py [--profile smoke] [--sessions 5] [--seeds 4]
+    python scripts/measure_layout.py [--profile smoke] [--sessions 5] [--seeds 4] [--stage layout|certify]
 
 `same` is the base once more, `comment` the base with three lines of comment on top. What differs between sessions by
-more than the scatter within them is a bias that pairs of one session do not take out.
+more than the scatter within them is a bias that pairs of one session do not take out. With `--stage certify` the judge
+does what it does for a certification, where every pair has a fork server of its own: the bias must be in the scatter.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ def main() -> int:
     parser.add_argument("--profile", default="smoke")
     parser.add_argument("--sessions", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--stage", default="layout")
     options = parser.parse_args()
     benchmark = benchmarks.load("speedrun", options.profile)
     base = dict(benchmark.base)
@@ -36,7 +38,7 @@ def main() -> int:
                 for name in random.Random(seed).sample(sorted(programs), len(programs)):
                     with tempfile.TemporaryDirectory(prefix="evo-program-") as folder:
                         benchmarks.write_tree(programs[name], Path(folder))
-                        outcome = judge.judge(Path(folder), stage="layout", seed=100 + seed)
+                        outcome = judge.judge(Path(folder), stage=options.stage, seed=100 + seed)
                     found[name].append(math.log(outcome.measures["cpu_s"]))
         told = [f"base {math.exp(stats.mean(found['base'])):.3f} CPU s"]
         for name in ("same", "comment"):

@@ -683,3 +683,17 @@ def test_a_peer_that_neither_reads_nor_sends_is_given_up() -> None:
             Peer(ours).send(b"W", watch, bytes(1 << 22))
         with pytest.raises(Enough):
             Peer(ours).receive({b"K": exactly(1)}, watch)
+
+
+def test_every_pair_of_a_proof_has_a_fork_server_of_its_own(bench: Bench, corpus: Corpus) -> None:
+    """Forks of one server share a memory layout, which favours one text over another alike in every pair."""
+    with Sandbox(preload=["numpy", "torch", "safetensors.torch"]) as sandbox:
+        own = Bench(bench.folder, sandbox, corpus)
+        own.judge()
+        judge = TrainingJudge(SETTINGS, LIMITS, own.folder, sandbox, corpus)
+        servers = []
+        for stage, seed in [("screen", 1), ("certify0-a", 5), ("certify0-a", 5), ("certify0-a", 6), ("screen", 7)]:
+            assert judge.judge(own.folder / "program", stage=stage, seed=seed).score is not None
+            servers.append(sandbox._process.pid)
+    first, one, other, next_pair, search = servers
+    assert first != one == other != next_pair == search

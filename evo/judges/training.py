@@ -55,6 +55,7 @@ from evo.sandbox import Level, Limits, Sandbox, SandboxError, Turn
 JUDGE_VERSION = "training-3"
 # The first optimizer of a process imports torch._dynamo, which takes a second that every evaluation would pay.
 PRELOAD = ("numpy", "torch", "torch._dynamo", "safetensors.torch")
+PROOF = ("certify", "leave", "record")  # stages whose pairs and runs each get a fork server of their own
 GUEST = Path(__file__).resolve().parent.parent / "guests" / "training.py"
 SUBMITS = 256  # checkpoints of one run; more is flooding
 TRUNCATED_SHARE = 8  # times the free scoring time; many small batches cost more than the few large ones
@@ -173,12 +174,16 @@ class TrainingJudge:
             raise UserMistake(f"windows: {error}; ask for fewer or shorter ones") from error
         # Both slices go through the same pass in one shuffled order, so that a program cannot treat them differently.
         self._windows = Windows.join(public, private)
+        self._proving = "", 0  # the stage and seed that the fork server was started for
         self._device_name = dict(self.gpu.fingerprint()) if self.gpu is not None else {"device": _processor()}
 
     def judge(self, program: Path, *, stage: str, seed: int) -> Outcome:
         """Every stage is judged alike: a cheaper first look would be a second, luckier chance."""
         measures: dict[str, float] = {}
         try:
+            if stage.startswith(PROOF) and self._proving != (stage, seed):
+                self._proving = stage, seed
+                self.sandbox.renew()  # for both sides of a pair: what memory layout adds is noise then, not a bias
             return self._judge(program, seed, measures)
         except Verdict as verdict:
             return Outcome.failed(verdict.status, verdict.detail, **measures)

@@ -31,7 +31,7 @@ class Constant:
         return isinstance(self.value, int)
 
 
-REMEMBERED = 4096  # statements
+REMEMBERED = 1024  # statements
 _numbers: dict[tuple[str, int, int], Sequence[Constant]] = {}
 
 
