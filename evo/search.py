@@ -540,7 +540,9 @@ class State:
                 yield Done(closing.reason)
             return
         for name in self._open:
-            yield Judge(Task(name, "screen"))
+            # another worker's line may have been read before the line, in a third's file, that wrote its patch
+            if all(patch in self.patches for patch in self.proposals[name].patches):
+                yield Judge(Task(name, "screen"))
         following = max(self.rounds, default=-1) + 1
         spent = self.used >= self._thresholds()[-1]
         if spent or out_of_time or self._dry(2):

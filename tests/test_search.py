@@ -196,6 +196,18 @@ def every_order(toy, run, events):
         yield search.State(run.settings(), toy).extend(entries)
 
 
+def test_a_genome_whose_patch_was_not_read_yet_waits_for_it(toy, run_of):
+    run = run_of(toy)
+    state = search.State(run.settings(), toy)
+    writes = proposal(state, 0, patch=library_of(toy)[0])
+    borrows = dataclasses.replace(proposal(state, 1, patch=library_of(toy)[0]), new=())
+    events = judged_base(state)
+    state.extend(placed([*events, borrows]))
+    assert not [step for step in state.steps() if isinstance(step, search.Judge)]
+    state.extend(placed([*events, borrows, writes])[-1:])
+    assert [step.task.genome for step in state.steps() if isinstance(step, search.Judge)] == [writes.genome]
+
+
 def test_one_genome_from_two_slots_is_the_same_in_any_order(toy, run_of):
     run = run_of(toy)
     state = search.State(run.settings(), toy)
