@@ -182,8 +182,8 @@ class TrainingJudge:
         measures: dict[str, float] = {}
         try:
             if stage.startswith(PROOF) and self._proving != (stage, seed):
-                self._proving = stage, seed
                 self.sandbox.renew()  # for both sides of a pair: what memory layout adds is noise then, not a bias
+                self._proving = stage, seed  # only now: a server that did not start is tried again with the task
             return self._judge(program, seed, measures)
         except Verdict as verdict:
             return Outcome.failed(verdict.status, verdict.detail, **measures)
