@@ -376,7 +376,7 @@ def test_tokens_have_other_numbers_under_every_seed_but_for_the_separator(bench:
 import torch
 def train(run):
     stream = torch.from_numpy(run.open().astype("int64"))
-    print(torch.bincount(stream, minlength=run.vocabulary).tolist())
+    raise SystemExit(str(torch.bincount(stream, minlength=run.vocabulary).tolist()))  # output is complete at the end
 """
     counts = [eval(bench.judge(counting, seed=seed).detail.splitlines()[-1]) for seed in (1, 2, 1)]
     known = np.bincount(corpus.train, minlength=VOCABULARY).tolist()
