@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-BUDGET = 1500  # tokens of cards in one prompt
+BUDGET = 300  # tokens of cards in one prompt; the record of everything stands before it
 LINE = 400  # characters of one card
+REMINDER = 60  # characters of the idea of a card that is told by its number
 BEGINNING = 40  # characters of an idea that a card builds on
 RECENT = 3  # latest cards of a thread that its own prompts always hold
 
@@ -36,6 +37,11 @@ class Card:
         *earlier, latest = self.ideas or ("nothing",)
         below = f" | on top of: {'; '.join(one_line(idea, BEGINNING) for idea in earlier)}" if earlier else ""
         return f"- [{where}] {self.described}: {latest}{below}"[:LINE]
+
+    def reminder(self, number: int) -> str:
+        """Its number and idea; its figures only where they are newer than its screen's, which was told."""
+        newer = f" {self.stage}, {self.described}" if self.stage != "screen" else ""
+        return f"- G{number}{newer}: {one_line(self.ideas[-1] if self.ideas else 'nothing', REMINDER)}"
 
 
 def chosen(task: str, cards: Iterable[Card], parents: Sequence[Card], base: str, thread: int) -> list[Card]:
@@ -69,15 +75,16 @@ def lost_alone(cards: Iterable[Card]) -> list[Card]:
     return sorted(found, key=_rank)
 
 
-def within(cards: Sequence[Card], budget: int = BUDGET) -> str:
-    """As many cards as fit a budget of tokens, in their order."""
+def within(cards: Sequence[Card], told: Mapping[str, int], budget: int = BUDGET) -> str:
+    """As many cards as fit a budget of tokens, in their order; `told` has the numbers of genomes told before."""
     lines: list[str] = []
     left = budget
     for card in cards:
-        left -= tokens(card.line() + "\n")
+        line = card.reminder(told[card.genome]) if card.genome in told else card.line()
+        left -= tokens(line + "\n")
         if left < 0:
             break
-        lines.append(card.line())
+        lines.append(line)
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import itertools
 import re
 import textwrap
 from collections.abc import Callable
@@ -71,6 +72,15 @@ def read(text: str, program: Tree, editable: Callable[[str], bool]) -> Answer:
     found = HYPOTHESIS.search(text)
     hint = CATEGORY.search(text)
     return Answer(tree, _stripped(found["text"]) if found else "", hint["text"].lower()[:20] if hint else "")
+
+
+def changes(text: str) -> list[str]:
+    """The parts of an answer that hold a change each and begin with a hypothesis each; else the whole answer."""
+    text = text.replace("\r\n", "\n")
+    starts = [match.start() for match in HYPOTHESIS.finditer(text)]
+    parts = [text[start:end] for start, end in itertools.pairwise([*starts, len(text)])]
+    whole = all(OPENING.search(part) or HUNK.search(part) or FENCE.search(part) for part in parts)
+    return parts if len(parts) > 1 and whole else [text]
 
 
 def hypotheses(text: str, limit: int = 5) -> tuple[str, ...]:
@@ -223,6 +233,8 @@ def _replaced(text: str, edit: _Edit) -> str:
     length = len(old)
     if not places:
         places, length = _without_blanks(lines, old)
+    if not places and (within := _within(text, edit)) is not None:
+        return within
     if len(places) > 1:
         raise PatchError(f"{edit.path}: the lines to replace stand in {len(places)} places; quote more of them")
     if not places:
@@ -230,6 +242,35 @@ def _replaced(text: str, edit: _Edit) -> str:
     shift = _indent(lines[places[0]]) - _indent(old[0])
     new = [_shifted(line, shift) for line in edit.new.strip("\n").split("\n")] if edit.new.strip() else []
     return "\n".join([*lines[: places[0]], *new, *lines[places[0] + length :]])
+
+
+def _within(text: str, edit: _Edit) -> str | None:
+    """The text with the one place replaced that begins or ends inside a line; None where there is none.
+
+    A name or a number is never cut in two: `STEPS = 25` does not stand in `STEPS = 250`.
+    """
+    old = edit.old.strip()
+    starts = [match.start() for match in re.finditer(f"(?={re.escape(old)})", text)]
+    starts = [at for at in starts if not (_cuts(text[:at][-1:], old) or _cuts(text[at + len(old) :][:1], old[::-1]))]
+    if len(starts) > 1:
+        lines = ", ".join(str(text.count("\n", 0, at) + 1) for at in starts[:5])
+        raise PatchError(
+            f"{edit.path}: the text to replace stands in {len(starts)} places (lines {lines}); quote whole lines"
+        )
+    if not starts:
+        return None
+    at = starts[0]
+    before = text[text.rfind("\n", 0, at) + 1 : at]
+    first = edit.old.strip("\n").split("\n")[0]
+    shift = 0 if before.strip() else len(before) - _indent(first)
+    new = [_shifted(line, shift) for line in edit.new.strip("\n").rstrip().split("\n")]
+    return text[:at] + "\n".join([new[0].lstrip(), *new[1:]]) + text[at + len(old) :]
+
+
+def _cuts(beside: str, old: str) -> bool:
+    """True if the character beside a match belongs to the same name or number as its first."""
+    word = bool(beside) and (beside.isalnum() or beside == "_") and (old[0].isalnum() or old[0] == "_")
+    return word or (beside == "." and old[0].isdigit())
 
 
 def _without_blanks(lines: list[str], old: list[str]) -> tuple[list[int], int]:

@@ -252,7 +252,7 @@ class Entry:
 
     writer: str
     line: int
-    at: float  # seconds since the epoch, the writer's clock: shown to people, never decides anything
+    at: float  # seconds since the epoch, the writer's clock: decides in which order things are told, not what is true
     event: Event
 
     @property

@@ -23,6 +23,7 @@ from evo.benchmark import UserMistake
 from evo.chance import Chance
 
 POLL_S = 0.5
+KEPT = {"type": "ephemeral"}  # up to here a provider keeps what it has read, for five minutes after each use
 SPECS = "none, anthropic:MODEL, command:ARGV, inbox:DIR, scripted:FILE, replay:FILE"
 
 
@@ -41,14 +42,18 @@ class ModelError(Exception):
 
 @dataclass(frozen=True)
 class Prompt:
-    """`prefix` is the same in every call of a run, so that a provider can keep it; `request` is this call's own."""
+    """`prefix` is the same in every call of a run and `record` only grows, so that a provider can keep both.
+
+    `request` is this call's own.
+    """
 
     prefix: str
     request: str
+    record: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
-        return f"{self.prefix}\n\n{self.request}"
+        return "\n\n".join([self.prefix, *self.record, self.request])
 
 
 @dataclass(frozen=True)
@@ -129,8 +134,8 @@ class Anthropic:
         call: dict[str, Any] = {
             "model": self.name,
             "max_tokens": self.max_tokens,
-            "system": [{"type": "text", "text": prompt.prefix, "cache_control": {"type": "ephemeral"}}],
-            "messages": [{"role": "user", "content": prompt.request}],
+            "system": [{"type": "text", "text": prompt.prefix, "cache_control": KEPT}],
+            "messages": [{"role": "user", "content": _content(prompt)}],
         }
         if self.thinking:
             tokens = {"type": "enabled", "budget_tokens": int(self.thinking)} if self.thinking.isdigit() else None
@@ -155,6 +160,17 @@ class Anthropic:
         read, written = used.cache_read_input_tokens or 0, used.cache_creation_input_tokens or 0
         usage = Usage(used.input_tokens, read, written, used.output_tokens)
         return Completion(text, self.name, usage, answer.stop_reason == "max_tokens")
+
+
+def _content(prompt: Prompt) -> list[dict[str, Any]]:
+    """A block for each part of the record, the last of them marked: a provider finds what it kept up to 20 before.
+
+    They are the user's blocks and not the system's, since models and programs wrote most of what is in them.
+    """
+    blocks: list[dict[str, Any]] = [{"type": "text", "text": f"{part}\n\n"} for part in prompt.record]
+    if blocks:
+        blocks[-1]["cache_control"] = KEPT
+    return [*blocks, {"type": "text", "text": prompt.request}]
 
 
 def _said(error: Exception) -> str:

@@ -50,8 +50,8 @@ class Recorder:
             raise UserMistake(f"--record {self._file}: cannot be written ({error.strerror})") from error
 
     def answer(self, slot: Slot, prompt: Prompt, found: Completion) -> None:
-        """Keeps an answer with the prompt's hash and its bytes, the stable part and this call's own."""
-        sizes = [len(prompt.prefix.encode()), len(prompt.request.encode())]
+        """Keeps an answer with the prompt's hash and the bytes of its parts: prefix, record, this call's own."""
+        sizes = [len(text.encode()) for text in (prompt.prefix, "".join(prompt.record), prompt.request)]
         digest = hashlib.sha256(prompt.text.encode()).hexdigest()[:16]
         self._append({"slot": slot.name, "prompt": digest, "bytes": sizes, **dataclasses.asdict(found)})
 

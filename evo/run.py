@@ -21,7 +21,7 @@ from evo import benchmark as benchmarks
 from evo import genome, inspect, journal, ledger, prompts, search
 from evo.benchmark import Benchmark, Profile, UserMistake
 from evo.events import Certified, Noted, Quarantined, Refuted
-from evo.judges import require_device
+from evo.judges import require_device, rules
 from evo.llm import SPECS, open_models
 from evo.operators import CONTROLS
 from evo.recording import Header, Recorder, Recording
@@ -234,7 +234,8 @@ def affordable(found: argparse.Namespace, benchmark: Benchmark) -> None:
     """Raises UserMistake where the caps cannot be kept with these models, or nothing bounds what they cost."""
     models = None if found.model.startswith("replay:") else open_models(found.model)
     caps = ledger.Caps(found.calls, found.tokens, found.usd)
-    ledger.check(models.all if models else [], caps, ledger.read_prices(found.prices), prompts.prefix(benchmark))
+    text = prompts.prefix(benchmark, rules(benchmark, benchmark.profile(found.profile)) if models else ())
+    ledger.check(models.all if models else [], caps, ledger.read_prices(found.prices), text)
 
 
 def check_recording(recording: Recording, benchmark: Benchmark, found: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from evo import certify, genome, stats, syntax
 from evo.archive import Archive, Member
 from evo.benchmark import Benchmark, Objective
 from evo.cards import Card, one_line
+from evo.chronicle import Lesson, Trial
 from evo.events import (
     Budgeted,
     Certified,
@@ -38,7 +39,8 @@ from evo.rundir import RunSettings
 
 LOST_LIMIT = 3  # a task that we failed to judge this often is given up
 UNSCREENED = ("simplify", "record")  # operators whose genomes go straight to certification or to the record rule
-REPAIRS = 2  # of one genome that a model wrote and the judge refused
+# Repairs of one genome that a model wrote and the judge refused. A time-out costs the whole of its limit each time.
+REPAIRS = {Status.CRASHED: 2, Status.WRONG: 2, Status.TIMEOUT: 1}
 GENOMES = 256  # kept as objects; the front's come up again and again, the rest is made anew from its patches
 AT_ONCE = 32  # slots of one thread that may be in the making at once
 SHORT = 300  # evaluations; shorter runs validate once, at the end, with fewer finalists
@@ -94,6 +96,11 @@ def changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     return "; ".join(text if len(text) < 160 else text[:157] + "..." for text in found)
 
 
+def _failure(outcome: Outcome) -> str:
+    """A status and the last line of its reason."""
+    return one_line(f"{outcome.status.value}: {outcome.detail.strip().rpartition(chr(10))[2][:160]}")
+
+
 def _when(item: tuple[float, tuple[str, int], Started]) -> tuple[float, tuple[str, int]]:
     return item[0], item[1]
 
@@ -134,6 +141,7 @@ class State:
         self._next: dict[int, int] = {}
         self._filled: dict[int, int] = {}  # by thread: every slot below holds a proposal
         self._genomes: dict[str, Genome] = {}
+        self._told: dict[tuple[int, int] | str, tuple[float, tuple[str, int]]] = {}  # when a screen or reflection came
         self._closed: set[int] = set()  # rounds whose verdicts are given, so that they are not played through again
         self._rejected = 0
         self._screened = 0
@@ -149,6 +157,9 @@ class State:
 
     def _take(self, entry: Entry) -> None:
         event, place = entry.event, entry.place
+        if isinstance(event, Reflected) or (isinstance(event, Evaluated) and event.task.stage == "screen"):
+            what = (event.thread, event.number) if isinstance(event, Reflected) else event.task.genome
+            self._told[what] = min((entry.at, place), self._told.get(what, (math.inf, place)))
         match event:
             case Proposed() | Rejected() | Reflected():
                 self._take_proposal(event, place)
@@ -341,6 +352,30 @@ class State:
             pending.extend(new)
         return found
 
+    def history(self) -> list[Trial | Lesson]:
+        """Screens and reflections in the order of their writers' clocks: where two hosts' differ, so does only a text.
+
+        No other order of a set of facts puts what is new behind what was told.
+        """
+        found: list[tuple[tuple[float, tuple[str, int]], Trial | Lesson]] = []
+        for name in self.proposals:
+            if Task(name, "screen") in self.outcomes:
+                found.append((self._told[name], self._trial(name)))
+        for slot, (_, event) in self.slots.items():
+            if isinstance(event, Reflected):
+                found.append((self._told[slot], Lesson(event.thread, event.hypotheses)))
+        return [entry for _, entry in sorted(found, key=lambda item: item[0])]
+
+    def _trial(self, name: str) -> Trial:
+        outcome = self.outcomes[Task(name, "screen")][1].outcome
+        usable = (
+            outcome.score is not None and self.base_mean is not None and not self.objective.complaint(outcome.score)
+        )
+        gain = self.gain(outcome.score) if usable and outcome.score is not None else None
+        told = _failure(outcome) if gain is None else self._interval([gain])
+        set_aside = self.objection(name).startswith(("in quarantine", "a person said"))
+        return Trial(name, self.genome(name).patches, self.archive[name].cell, told, gain, set_aside)
+
     def cards(self) -> list[Card]:
         """What was tried so far, one card a genome, in the order of its proposals' numbers."""
         return [self._card(name) for name in self.proposals if Task(name, "screen") in self.outcomes]
@@ -351,7 +386,7 @@ class State:
         outcome = self.outcomes[Task(name, "screen")][1].outcome
         verdicts = sorted(self.verdicts_of(name), key=lambda item: item[0])
         stage, gain = "screen", None
-        told = f"{outcome.status.value}: {outcome.detail.strip().rpartition(chr(10))[2][:160]}"
+        told = _failure(outcome)
         if not self.objection(name) and outcome.score is not None:
             gain = self.archive.posterior(name) * self.settings.typical_gain
             told = self._measured(name)
@@ -378,11 +413,12 @@ class State:
 
     def _measured(self, name: str) -> str:
         """The mean gain of a genome's scores with its 95% interval by the frozen noise."""
-        scores = list(self.archive[name].scores.values())
-        mean = stats.mean(scores) * self.settings.typical_gain
-        half = 1.96 * self.settings.noise_sd / math.sqrt(len(scores))
+        return self._interval([score * self.settings.typical_gain for score in self.archive[name].scores.values()])
+
+    def _interval(self, gains: Sequence[float]) -> str:
+        mean, half = stats.mean(gains), 1.96 * self.settings.noise_sd / math.sqrt(len(gains))
         describe = self.objective.describe
-        runs = "1 run" if len(scores) == 1 else f"{len(scores)} runs"
+        runs = "1 run" if len(gains) == 1 else f"{len(gains)} runs"
         return f"{describe(mean)} [{describe(mean - half)}, {describe(mean + half)}] in {runs}"
 
     def hypotheses(self, thread: int) -> list[str]:
@@ -401,9 +437,9 @@ class State:
         for name in reversed(self.proposals):
             proposal = self.proposals[name]
             outcome = self.outcome(Task(name, "screen"))
-            if name in without or outcome is None or outcome.score is not None or attempts[name] >= REPAIRS:
+            if name in without or outcome is None or attempts[name] >= REPAIRS.get(outcome.status, 0):
                 continue
-            if proposal.calls and proposal.operator != "repair" and outcome.status in (Status.CRASHED, Status.WRONG):
+            if proposal.calls and proposal.operator != "repair":
                 return name, f"{outcome.status.value}: {outcome.detail}"
         return None
 

@@ -17,10 +17,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
-from evo import audit, certify, library, operators, search, select
+from evo import audit, certify, chronicle, judges, library, operators, search, select
 from evo import benchmark as benchmarks
 from evo.benchmark import Audit, Benchmark, UserMistake
 from evo.chance import Chance, number
+from evo.chronicle import Chronicle
 from evo.claims import Claims, Holder, start_time
 from evo.events import (
     Budgeted,
@@ -234,6 +235,10 @@ class Worker:
         )
         return [Quarantined(name, f"{fact.task.stage}: {reason}")] if reason else []
 
+    @cached_property
+    def rules(self) -> tuple[str, ...]:
+        return judges.rules(self.benchmark, self.benchmark.profile(self.state.settings.profile))
+
     @property
     def bounds(self) -> Audit:
         return self.benchmark.profiles[self.state.settings.profile].audit
@@ -305,6 +310,8 @@ class Worker:
             base=self.benchmark.base,
             bounds=self.bounds,
             cards=state.cards() if self.models is not None else (),
+            chronicle=chronicle.tell(state.history()) if self.models is not None else Chronicle(),
+            rules=self.rules if self.models is not None else (),
             hypotheses=[*state.hypotheses(thread), *elsewhere] if self.models is not None else (),
             editable=self.benchmark.is_editable,
             chance=Chance(settings.seed, thread, slot),

@@ -16,7 +16,11 @@ DROP = "drop"  # a step of the plan: the connection ends in the middle of the an
 
 @dataclass
 class Provider:
-    """What the server does, and what it saw. A prefix that came before is read from its cache; a token is 4 bytes."""
+    """What the server does, and what it saw; a token is 4 bytes.
+
+    Its cache works as Anthropic's: it keeps what ends at a block with `cache_control`, and reads the longest that it
+    kept and that ends at such a block or at most 20 blocks before one.
+    """
 
     answer: Callable[[dict[str, Any]], str] = lambda body: "an answer"
     plan: list[int | str] = field(default_factory=list)  # of the next calls: a status, or DROP; then 200
@@ -28,16 +32,19 @@ class Provider:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def usage(self, body: dict[str, Any], text: str) -> dict[str, int]:
-        prefix = "".join(block["text"] for block in body["system"])
-        request = "".join(message["content"] for message in body["messages"])
-        cached = len(prefix.encode()) // 4
+        blocks = [*body["system"], *(block for message in body["messages"] for block in message["content"])]
+        ends = [at for at, block in enumerate(blocks, 1) if "cache_control" in block]
+        begun = ["".join(block["text"] for block in blocks[:end]) for end in range(len(blocks) + 1)]
+        sizes = [len(text.encode()) // 4 for text in begun]
         with self.lock:
-            known = prefix in self.cache
-            self.cache.add(prefix)
+            near = {at for end in ends for at in range(max(0, end - 20), end + 1)}
+            read = max((sizes[at] for at in near if begun[at] in self.cache), default=0)
+            self.cache |= {begun[end] for end in ends}
+        kept = sizes[ends[-1]] if ends else 0
         return {
-            "input_tokens": len(request.encode()) // 4 + 5,
-            "cache_read_input_tokens": cached if known else 0,
-            "cache_creation_input_tokens": 0 if known else cached,
+            "input_tokens": sizes[-1] - kept + 5,
+            "cache_read_input_tokens": read,
+            "cache_creation_input_tokens": kept - read,
             "output_tokens": min(body["max_tokens"], len(text.encode()) // 4 + 1),
         }
 

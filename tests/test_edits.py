@@ -67,7 +67,13 @@ def test_several_blocks_over_files_and_the_words_around():
             "train.py\n" + BLOCK.format(old="STEPS = 300\n", new="STEPS = 1\n"),
             "expected 'STEPS = 300', found 'STEPS = 250'",
         ),
-        ("model.py\n" + BLOCK.format(old="x\n", new="y\n"), "model.py: these lines are not in it"),
+        ("model.py\n" + BLOCK.format(old="y + 1\n", new="y\n"), "model.py: these lines are not in it"),
+        ("model.py\n" + BLOCK.format(old="x\n", new="y\n"), r"stands in 4 places \(lines 5, 6, 6, 7\); quote whole"),
+        (
+            "train.py\n" + BLOCK.format(old="STEPS = 25\n", new="STEPS = 1\n"),
+            "expected 'STEPS = 25', found 'STEPS = 250'",
+        ),
+        ("train.py\n" + BLOCK.format(old="RATE = 0\n", new="RATE = 1\n"), "expected 'RATE = 0', found 'RATE = 0.1'"),
         ("train.py\n<<<<<<< SEARCH\nSTEPS = 250\n=======\nSTEPS = 2", "block is not whole"),
         (FORWARD + "train.py\n<<<<<<< SEARCH\nSTEPS = 250\n=======\nSTEPS = 2", "block is not whole"),
         ("train.py\n```python\nSTEPS = 200\n```\n", "would replace its 7 lines"),
@@ -95,6 +101,39 @@ def test_whole_functions_replace_those_of_the_file():
     decorated = {"model.py": "import x\n\n\n@x.one\ndef f():\n    return 1\n\n\ndef g():\n    return 2\n"}
     text = "model.py\n```python\n@x.two\ndef f():\n    return 3\n```\n"
     assert edits.read(text, decorated, editable).tree["model.py"].count("@x") == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("range(STEPS)", "range(9)", "    for step in range(9):  # STEPS of them\n"),
+        ("for step in range(STEPS):", "for step in range(9):", "    for step in range(9):  # STEPS of them\n"),
+        (
+            "for step in range(STEPS):",
+            "while True:\n    if stop:\n        break",
+            "    while True:\n        if stop:\n            break  # STEPS of them\n",
+        ),
+        ("range(STEPS):  # STEPS of them\n        pa", "", ""),
+        ("  # STEPS of them\n        pass", "\n        return", "    for step in range(STEPS):  return\n"),
+    ],
+)
+def test_a_search_text_may_begin_or_end_inside_a_line(old, new, line):
+    program = {"train.py": "def train():\n    for step in range(STEPS):  # STEPS of them\n        pass\n"}
+    text = "train.py\n" + BLOCK.format(old=old + "\n", new=new + "\n")
+    if not line:
+        with pytest.raises(PatchError, match="these lines are not in it"):
+            edits.read(text, program, lambda path: True)
+        return
+    rest = "" if "pass" in old else "        pass\n"
+    assert edits.read(text, program, lambda path: True).tree["train.py"] == "def train():\n" + line + rest
+
+
+def test_an_answer_with_two_hypotheses_holds_two_changes():
+    one = "Hypothesis: fewer\ntrain.py\n" + BLOCK.format(old="STEPS = 250\n", new="STEPS = 200\n")
+    two = "2. **Hypothesis: faster**\ntrain.py\n" + BLOCK.format(old="RATE = 0.1\n", new="RATE = 0.2\n")
+    assert edits.changes("Sure.\n" + one + two) == [one, two]
+    for whole in (one, "Hypothesis: both\n" + one, "no hypothesis"):  # a heading of its own is no change
+        assert edits.changes(whole) == [whole]
 
 
 def test_blank_lines_do_not_count_where_nothing_else_differs():

@@ -12,7 +12,7 @@ LEVELS = [
     {"outcome", "chance", "genome", "benchmark", "syntax", "events", "rundir", "stats", "hostlock", "forkserver",
      "problem", "sol"},
     {"archive", "audit", "journal", "claims", "sandbox", "novelty", "library", "select", "certify", "llm", "edits",
-     "cards", "recording", "ledger", "carry"},
+     "cards", "chronicle", "recording", "ledger", "carry"},
     {"operators", "judges", "prompts"},
     {"search"},
     {"worker", "slurm"},
@@ -24,6 +24,7 @@ WITHIN = {
     ("run", "inspect"), ("run", "recertify"), ("run", "suite"), ("recertify", "inspect"), ("recertify", "run"),
     ("recertify", "record"), ("record", "recertify"), ("select", "archive"),
     ("operators", "prompts"), ("problem", "benchmark"), ("sol", "benchmark"), ("recording", "llm"), ("ledger", "llm"),
+    ("chronicle", "cards"),
 }  # fmt: skip
 BROAD = ("Exception", "BaseException")
 

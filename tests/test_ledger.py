@@ -151,7 +151,7 @@ def test_an_unknown_price_is_no_matter_under_a_cap_of_calls_or_tokens():
 
 def answer(body: dict) -> str:
     """One answer in two is of no use; the others set a rate that the request's length decides."""
-    count = len(body["messages"][0]["content"])
+    count = len(body["messages"][0]["content"][-1]["text"])
     return (
         f"solve.py\n<<<<<<< SEARCH\nRATE = 0.1\n=======\nRATE = 0.{count % 90 + 10}\n>>>>>>> REPLACE\n"
         if count % 2

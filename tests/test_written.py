@@ -13,8 +13,11 @@ from conftest import TableJudge, new_worker
 from evo import operators, prompts
 from evo.benchmark import UserMistake
 from evo.events import Marked, Proposed, Reflected, Rejected
+from evo.genome import PatchError
 from evo.ledger import Caps, Ledger, read_prices
 from evo.llm import Completion, ModelError, Models, Prompt, Scripted, Slot
+from evo.operators import written
+from evo.outcome import Outcome, Status
 from evo.worker import AHEAD, Flight
 
 
@@ -44,7 +47,7 @@ def test_a_model_improves_a_program(toy, run_of):
     def answer(prompt: Prompt, slot: Slot) -> str:
         rate = 0.1 + 0.02 * (slot.number + 1)
         return (
-            block("RATE = 0.1", f"RATE = {rate:.2f}", "a larger rate") if "+RATE" not in prompt.request else "no idea"
+            block("RATE = 0.1", f"RATE = {rate:.2f}", "a larger rate") if "The base." in prompt.request else "no idea"
         )
 
     state = search_with(toy, run_of, answer)
@@ -72,6 +75,52 @@ def test_a_failed_edit_is_told_and_a_crash_is_repaired(toy, run_of):
     repaired = [p for p in state.proposals.values() if p.operator == "repair"]
     assert repaired and state.archive.posterior(repaired[0].genome) > -10
     assert "DEPTH = 16" in state.program(state.genome(repaired[0].genome))["solve.py"]
+
+
+class Slow(TableJudge):
+    """Has no time for a deep program, and says so."""
+
+    def judge(self, program, *, stage, seed):
+        found = super().judge(program, stage=stage, seed=seed)
+        return found if found.score is not None else Outcome.failed(Status.TIMEOUT, "killed: still running after 9 s")
+
+
+def test_what_took_too_long_is_repaired_once(toy, run_of):
+    asked = []
+
+    def answer(prompt: Prompt, slot: Slot) -> str:
+        if "What went wrong" in prompt.request:
+            asked.append(prompt.request)
+            return block("DEPTH = 64", f"DEPTH = {65 + slot.number}")
+        return block("DEPTH = 4", "DEPTH = 64")
+
+    run = run_of(toy, evaluations=62)
+    worker = new_worker(run, toy, Slow(), models=only(answer), ledger=ledger_of(run))
+    worker.work()
+    worker.close()
+    programs = [re.search(r"## The current program\n\n(.*)", text)[1] for text in asked]  # type: ignore[index]
+    assert programs and len(set(programs)) == len(programs)
+    assert all("TIMEOUT: killed: still running after 9 s" in text for text in asked)
+
+
+def test_a_bundle_of_a_model_makes_two_patches(toy, run_of):
+    worker, name = judged(toy, run_of, 8)
+    text = (
+        block("WIDTH = 8", "WIDTH = 9", "wider")
+        + block("WIDTH = 9\nx", "x")
+        + block("DEPTH = 4", "DEPTH = 5", "deeper")
+    )
+    own, base = worker.state.genome(name), toy.base
+    program = worker.state.program(own)
+    both = Completion(block("WIDTH = 8", "WIDTH = 9", "wider") + block("DEPTH = 4", "DEPTH = 5", "deeper"), "m")
+    found = written.read(both, own, program, base, toy, several=True)
+    assert [patch.hypothesis for patch in found.patches[-2:]] == ["wider", "deeper"] and len(found.patches) == 3
+    assert all(not patch.needs for patch in found.patches)
+    one = written.read(both, own, program, base, toy)
+    assert len(one.patches) == 2 and worker.state.program(one) == worker.state.program(found)
+    with pytest.raises(PatchError, match="not in it"):
+        written.read(Completion(text, "m"), own, program, base, toy, several=True)
+    worker.close()
 
 
 def test_a_cap_on_calls_is_hard_and_the_search_goes_on(toy, run_of):
@@ -180,7 +229,8 @@ def conflicting(prompt: Prompt, slot: Slot) -> str:
         return f"Hypothesis: thread {slot.thread} learnt at {slot.number}\nHypothesis: and more\n"
     if slot.number == 0:  # the parent is the base, so that this loses alone
         return block("DEPTH = 4", f"DEPTH = {5 + slot.number}") + block("WIDTH = 8", f"WIDTH = {1 + slot.number % 5}")
-    current = re.search(r"^\+RATE = (.*)$", prompt.request, re.M)
+    # a model of flesh follows the numbered changes; this one waits until it is shown them as one
+    current = re.search(r"^\+RATE = (.*)$", prompt.request.rpartition("as one change of the base:")[2], re.M)
     rate = current[1] if current else "0.1"
     return block(f"RATE = {rate}", f"RATE = {0.1 + 0.011 * (1 + slot.number) + 0.0013 * slot.thread:.4f}")
 
@@ -189,29 +239,30 @@ def test_conflicts_bundles_and_reflections_go_to_the_model(toy, run_of):
     asked: list[tuple[Slot, str]] = []
 
     def answer(prompt: Prompt, slot: Slot) -> str:
-        asked.append((slot, prompt.request))
+        asked.append((slot, "\n".join(prompt.record) + prompt.request))
         return conflicting(prompt, slot)
 
     state = search_with(toy, run_of, answer, threads=2, evaluations=100)
     joined = [e for _, e in state.slots.values() if e.operator == "crossover" and e.calls]
     assert joined and all(len(event.parents) == 2 for event in joined)
-    assert any("## The second change, also against the base" in text for _, text in asked)
+    assert any("## The second change\n\nG" in text for _, text in asked)
     bundled = [e for _, e in state.slots.values() if e.operator == "bundle" and e.calls]
-    assert bundled and any("## A patch that lost alone" in text for _, text in asked)
+    assert bundled and any("## A change that lost alone\n\nG" in text for _, text in asked)
     reflected = {slot: e for slot, (_, e) in state.slots.items() if isinstance(e, Reflected)}
     assert {thread for thread, _ in reflected} == {0, 1} and all(number % 12 == 11 for _, number in reflected)
     assert reflected[0, 11].hypotheses == ("thread 0 learnt at 11", "and more") and reflected[0, 11].calls
     later = [text for slot, text in asked if slot.thread == 1 and slot.number > 14]
     assert later and all("thread 0 learnt at" in text and "thread 1 learnt at" in text for text in later)
-    assert all(text.count("and more") <= 1 for text in later)  # of the other thread's only the first
+    own, theirs = (re.search(rf"H(\d+): thread {n} learnt at 11", later[-1])[1] for n in (1, 0))  # type: ignore[index]
+    assert f"- H{own}, H{int(own) + 1}, H{theirs}, see above" in later[0]  # of the other thread's only the first
 
 
 def test_threads_ask_differently_and_see_what_the_others_learnt(toy, run_of):
     asked: dict[int, list[str]] = {0: [], 1: [], 2: []}
 
     def answer(prompt: Prompt, slot: Slot) -> str:
-        asked[slot.thread].append(prompt.request)
-        if "+WIDTH" in prompt.request:
+        asked[slot.thread].append("\n".join(prompt.record) + prompt.request)
+        if "The base." not in prompt.request:
             return block("RATE = 0.1", f"RATE = 0.{20 + 3 * slot.number + slot.thread}", f"by thread {slot.thread}")
         return block("WIDTH = 8", f"WIDTH = {9 + 3 * slot.number + slot.thread}", f"by thread {slot.thread}")
 
@@ -240,7 +291,7 @@ def test_the_mix_with_a_model_and_the_controls(toy, run_of):
     state = search_with(toy, run_of, answer, control="best-of-n", evaluations=56)
     written = [p for p in state.proposals.values() if p.operator in ("improve", "mutate")]
     assert written and all(p.parents == (state.base.name,) for p in written)
-    assert all("The current program is the base\n" in text for text in calls)
+    assert all("## The current program\n\nThe base.\n" in text for text in calls)
 
 
 # --- what happens while a model writes

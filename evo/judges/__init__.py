@@ -13,11 +13,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from evo import audit
 from evo.benchmark import Benchmark, Profile, UserMistake, settings, write_tree
 from evo.genome import Tree
 from evo.outcome import Outcome
+
+if TYPE_CHECKING:
+    from evo.sandbox import Limits
 
 KINDS = ("answer", "training", "kernel", "reported")  # a module of this package each
 PROGRAMS = "evo-program-"  # and something random: the names of program directories
@@ -69,6 +73,46 @@ def open_judge(benchmark: Benchmark, profile: Profile, *, allow_unisolated: bool
             yield judge
         finally:
             judge.close()
+
+
+def rules(benchmark: Benchmark, profile: Profile) -> tuple[str, ...]:
+    """What a program may use and what its score is made of, in sentences for whoever writes one.
+
+    What puts a result in quarantine is left out but for the words that do: a bound that is told is a bound to aim at.
+    """
+    from evo.sandbox import Limits
+
+    if benchmark.judge not in KINDS:
+        return ()  # open_judge says what is wrong
+    module = import_module(f"evo.judges.{benchmark.judge}")
+    where = f"{benchmark.name} [profiles.{profile.name}]"
+    chosen = settings(module.Settings, profile.settings, where)
+    limits = settings(Limits, {"wall_s": WALL_S, **profile.limits}, f"{where}.limits")
+    found = list(module.rules(chosen, limits))
+    if benchmark.judge != "reported":
+        found.append(_walls(limits, getattr(chosen, "device", "cpu") == "cuda"))
+    bounds = profile.audit
+    found.append(
+        f"Refused unjudged: more than {bounds.program_kb:g} KB of program text, or text that compresses to more than "
+        f"{bounds.carried_kb:g} KB beyond the base's; a program learns from the data it is given and brings none along."
+    )
+    if bounds.flags:
+        names = ", ".join(sorted(audit.MODULES | audit.NAMES))
+        found.append(
+            f"Set aside until a person has looked, unless the base has it too: {names}, paths into /proc, literals of "
+            f"{audit.PACKED_LITERAL} packed characters or more."
+        )
+    return tuple(found)
+
+
+def _walls(limits: Limits, cuda: bool) -> str:
+    processes = f"at most {limits.threads} {'processes and threads' if limits.children else 'threads'}"
+    memory = "" if cuda or limits.memory_mb is None else f"{limits.memory_mb} MB of memory, "
+    return (
+        f"It runs without a network, {'with' if limits.children else 'without'} child processes, with {memory}"
+        f"{processes}, {limits.scratch_mb} MB in one scratch folder, and is ended after {limits.wall_s:g} s by "
+        "the wall clock."
+    )
 
 
 @contextmanager

@@ -45,6 +45,15 @@ class Settings:
                 raise UserMistake(f"{name}: expected a number above 0, found {getattr(self, name)}")
 
 
+def rules(settings: Settings, limits: Limits) -> list[str]:
+    s = settings
+    return [
+        f"{s.entry} has solve(); what it returns must arrive within {min(s.seconds, limits.wall_s):g} s by the wall "
+        f"clock, imports included, and hold at most {s.answer_kb:g} KB; verifying it may take {s.verify_s:g} s.",
+        "Python's standard library and numpy are at hand.",
+    ]
+
+
 @dataclass
 class AnswerJudge:
     settings: Settings

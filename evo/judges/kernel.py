@@ -84,6 +84,23 @@ class Settings:
                 raise UserMistake(f"{name}: expected a number above 0, found {getattr(self, name)}")
 
 
+def rules(settings: Settings, limits: Limits) -> list[str]:
+    s = settings
+    found = [
+        "kernel.py has run(*inputs, *outputs), which fills the outputs: every call finds new values at new addresses "
+        "and outputs full of NaN. Outputs are compared with an oracle of higher precision, within an error that the "
+        "number formats explain.",
+        f"A workload's first calls, compiling included, may take {s.compile_s:g} s, a burst of calls {s.call_s:g} s by "
+        "the wall clock. A call's time is taken from outside, launches and allocations included.",
+        "Python's standard library, numpy, torch and triton are at hand.",
+    ]
+    if s.device == "cpu":
+        found.append(
+            "Here kernels run on a CPU, Triton's through its interpreter: correctness counts, times say little."
+        )
+    return found
+
+
 @dataclass(frozen=True)
 class Slot:
     """Where one call finds its tensors: (buffer, offset) for every tensor, inputs then outputs."""

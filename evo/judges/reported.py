@@ -77,6 +77,21 @@ class Settings:
             raise UserMistake(f"objective race needs target, slope and band; missing: {', '.join(absent)}")
 
 
+def rules(settings: Settings, limits: Limits) -> list[str]:
+    s = settings
+    found = [
+        f"The program is a checkout in which `{' '.join(s.command)}` is run and prints its metric; the printed lines "
+        f"must stay as they are. It is ended after {limits.wall_s:g} s by the wall clock.",
+    ]
+    if s.objective == "race":
+        assert s.target is not None and s.slope is not None and s.band is not None
+        found.append(
+            f"Score: t * exp((L - {s.target:g}) / {s.slope:g}), L the loss that it prints. L above "
+            f"{s.target + s.band:g} is WRONG; L below {s.target - s.band:g} counts as {s.target - s.band:g}."
+        )
+    return found
+
+
 @dataclass(frozen=True)
 class _Printed:
     """What a command wrote, line by line with the judge's time of each, and how it ended."""

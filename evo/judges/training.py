@@ -129,6 +129,46 @@ class Settings:
         return self.score_s * self.score_slack
 
 
+def rules(settings: Settings, limits: Limits) -> list[str]:
+    s = settings
+    clock = "CPU time of the program's process, all threads" if s.clock == "cpu" else "wall time"
+    found = [
+        f"Time t is {clock}, in seconds from run.open() to the last byte of the checkpoint; a checkpoint that arrives "
+        f"after {s.cap_s:g} s does not count. Checkpoint: at most {s.checkpoint_kb:,.0f} KB of named tensors.",
+    ]
+    if s.objective == "race":
+        assert s.target is not None and s.slope is not None and s.band is not None
+        found.append(
+            f"Score: t * exp((L - {s.target:g}) / {s.slope:g}), L the validation loss in bits per byte. L above "
+            f"{s.target + s.band:g} is WRONG; L below {s.target - s.band:g} counts as {s.target - s.band:g}, so that "
+            "what it could still gain is time."
+        )
+    else:
+        found.append(
+            "Score: the validation loss in bits per byte, of the last checkpoint that arrived in time. With what is "
+            f"added to t below, {s.cap_s:g} s is the limit, too; more is WRONG."
+        )
+    build = "free" if s.build_free_s is None else f"free for {s.build_free_s:g} s on that clock, beyond it added to t"
+    load = "" if s.load_s is None else f" (its first answer: free for {s.load_s:g} s more)"
+    found += [
+        f"Before run.open(): building and compiling, {build}; at most {s.build_s:g} s by the wall clock.",
+        f"The scored model answers {s.windows + s.private_windows} windows of at most {s.window} tokens over "
+        f"{s.vocabulary} pieces, {s.batch} at once: free for {s.free_score_s:g} s{load}, beyond it added to t; twice "
+        f"as much is WRONG. Logits at a position must not depend on later tokens nor on other rows (within "
+        f"{s.tolerance:g} nats), and must be finite.",
+        f"Threads: {s.threads} (run.threads). Python's standard library, numpy and torch are at hand"
+        f"{', triton too' if s.device == 'cuda' else ''}.",
+    ]
+    if s.device == "cuda":
+        found.append(
+            f"Compiling ahead has a process of its own without data, {s.compile_s:g} s by the wall clock, and what it "
+            f"leaves in the compilers' folders ({s.compiled_mb:g} MB) is at hand later."
+        )
+    if s.devices > 1:
+        found.append(f"Devices: the largest of 1, 2, 4 and 8 that the host has, up to {s.devices}.")
+    return found
+
+
 @dataclass(frozen=True)
 class _Submitted:
     """A checkpoint's bytes, and the clocks when the last of them had arrived, counted from the opening of the data."""

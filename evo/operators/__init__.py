@@ -205,7 +205,7 @@ def _reread(scene: Scene, benchmark: Benchmark, recording: Recording, event: Pro
     attempt = 0
     while (answer := recording.answers.get(Slot(event.thread, event.number, attempt).name)) is not None:
         try:
-            found = written.read(answer, parent, program, scene.base, benchmark)
+            found = written.read(answer, parent, program, scene.base, benchmark, event.operator == "bundle")
         except PatchError:
             attempt += 1
             continue

@@ -9,6 +9,7 @@ from evo.archive import Archive
 from evo.benchmark import Audit
 from evo.cards import Card
 from evo.chance import Chance
+from evo.chronicle import Chronicle
 from evo.genome import Genome, Patch, Tree
 from evo.novelty import Tried
 
@@ -29,6 +30,8 @@ class Scene:
     gain_of: Callable[[int], float | None]  # the screened gain of this thread's proposal of a number, if it has one
     bounds: Audit = field(default_factory=Audit)  # of what is refused before it is judged
     cards: Sequence[Card] = ()
+    chronicle: Chronicle = field(default_factory=Chronicle)
+    rules: Sequence[str] = ()  # what the judge allows, in words
     hypotheses: Sequence[str] = ()  # that models wrote down in this run
     novelty: float = 1.0
     novel: bool = True  # False only in the control that measures what the novelty check is worth
