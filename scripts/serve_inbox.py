@@ -1,6 +1,6 @@
 """Helps whoever answers the prompts of `--model inbox:DIR` by hand.
 
-    python scripts/serve_inbox.py INBOX RUN               what is new: each part of the record once, then what is pending
+    python scripts/serve_inbox.py INBOX RUN               what is new: parts of the record once, then what is pending
     python scripts/serve_inbox.py INBOX RUN answer SLOT   hands INBOX/SLOT.draft.md over, or says why it does not apply
 
 The whole prompt of a slot stays in SLOT.prompt.md; of it only the beginning that all share is left out here after the
