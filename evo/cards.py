@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 BUDGET = 300  # tokens of cards in one prompt; the record of everything stands before it
+EARLIER = 1500  # tokens of an earlier run's cards
 LINE = 400  # characters of one card
 REMINDER = 60  # characters of the idea of a card that is told by its number
 BEGINNING = 40  # characters of an idea that a card builds on
@@ -44,12 +45,9 @@ class Card:
         return f"- G{number}{newer}: {one_line(self.ideas[-1] if self.ideas else 'nothing', REMINDER)}"
 
 
-def chosen(task: str, cards: Iterable[Card], parents: Sequence[Card], base: str, thread: int) -> list[Card]:
-    """The cards that a task's prompt shows, the most telling first; the parents' own are left out.
-
-    What failed against another base than this one says nothing any more and is dropped.
-    """
-    current = [card for card in cards if card.base == base or not card.is_negative]
+def chosen(task: str, cards: Iterable[Card], parents: Sequence[Card], thread: int) -> list[Card]:
+    """The cards that a task's prompt shows, the most telling first; the parents' own are left out."""
+    current = list(cards)
     mine = frozenset(name for parent in parents for name in parent.patches)
     cells = {parent.cell for parent in parents}
     recent = [card for card in current if card.thread == thread][-RECENT:][::-1]
@@ -67,6 +65,15 @@ def chosen(task: str, cards: Iterable[Card], parents: Sequence[Card], base: str,
     }[task]
     without = {parent.genome for parent in parents}
     return [card for card in dict.fromkeys(order) if card.genome not in without]
+
+
+def of_earlier(cards: Iterable[Card], base: str) -> str:
+    """What an earlier run found, the best first, for a run on `base`; within a budget of tokens.
+
+    What failed against another base than this one says nothing any more and is dropped.
+    """
+    valid = sorted((card for card in cards if card.base == base or not card.is_negative), key=_rank)
+    return within(valid, {}, EARLIER)
 
 
 def lost_alone(cards: Iterable[Card]) -> list[Card]:

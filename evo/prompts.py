@@ -92,9 +92,10 @@ whose diff stands once, where it was first tried. All changes of a program are m
 {files}"""
 
 
-def record(chronicle: Chronicle) -> tuple[str, ...]:
-    """The closed parts of what was tried: each is the same text in every later call."""
-    return tuple(
+def record(chronicle: Chronicle, earlier: str = "") -> tuple[str, ...]:
+    """What an earlier run found, and the closed parts of what was tried: each is the same text in every later call."""
+    before = (f"## What an earlier run found (gains over its own base)\n\n{fenced(earlier)}",) if earlier else ()
+    return before + tuple(
         f"## What was tried, part {number} (gains over the base, with 95% intervals)\n\n{fenced(part)}"
         for number, part in enumerate(chronicle.parts, 1)
     )

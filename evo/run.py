@@ -18,7 +18,7 @@ from types import FrameType
 from tqdm import tqdm
 
 from evo import benchmark as benchmarks
-from evo import genome, inspect, journal, ledger, prompts, search
+from evo import cards, genome, inspect, journal, ledger, prompts, search
 from evo.benchmark import Benchmark, Profile, UserMistake
 from evo.events import Certified, Noted, Quarantined, Refuted
 from evo.judges import require_device, rules
@@ -50,6 +50,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--novelty", type=float, help="0 to 10: how often a parent comes from outside the front")
     parser.add_argument("--control", choices=sorted(CONTROLS), help="a comparison run instead of the search")
     parser.add_argument("--model", default="none", help=f"who writes patches: {SPECS}")
+    parser.add_argument("--after", type=Path, metavar="DIR", help="an earlier run, whose findings models are told")
     parser.add_argument("--record", type=Path, metavar="FILE", help="write every answer and proposal to this file")
     parser.add_argument("--calls", type=int, metavar="N", help="hard cap on calls to the model, over all workers")
     parser.add_argument("--tokens", type=int, metavar="N", help="hard cap on tokens, input and output")
@@ -138,6 +139,7 @@ def prepared(found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
     if found.role != "propose":
         require_device(benchmark, profile)
     affordable(found, benchmark)
+    earlier = learnt(found, benchmark)
     evaluations, minutes, threads, seed = found.evaluations, found.minutes, found.threads, found.seed
     if recording is not None:
         check_recording(recording, benchmark, found)
@@ -175,7 +177,23 @@ def prepared(found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
         ),
         benchmark.base,
     )
+    if earlier:
+        directory.earlier.write_text(earlier)
     return directory, benchmark, profile
+
+
+def learnt(found: argparse.Namespace, benchmark: Benchmark) -> str:
+    """What the run named by --after found, for prompts; empty where none is named."""
+    if found.after is None:
+        return ""
+    if found.model.partition(":")[0] in ("none", "replay"):
+        raise UserMistake("--after tells a model what an earlier run found; name a model that writes with --model")
+    if not RunDir(found.after).exists():
+        raise UserMistake(f"--after {found.after}: expected a run's directory, found no run.toml in it")
+    _, other, _, state = inspect.opened(found.after)
+    if other.name != benchmark.name:
+        raise UserMistake(f"--after {found.after}: expected a run of {benchmark.name}, found one of {other.name}")
+    return cards.of_earlier(state.cards(), benchmark.base_hash)
 
 
 def resumed(directory: RunDir, found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
@@ -190,6 +208,8 @@ def resumed(directory: RunDir, found: argparse.Namespace) -> tuple[RunDir, Bench
         )
     if found.model != "none" and spelled(found.model)[0] != settings.model:
         raise UserMistake(f"{directory.path} was begun with --model {settings.model}; choose another --out")
+    if found.after is not None:
+        raise UserMistake(f"{directory.path} exists already; what an earlier run found is told from the beginning on")
     if found.record is not None and str(found.record.resolve()) != settings.record:
         raise UserMistake(
             f"{directory.path} was begun with --record {settings.record}; a recording begins with its run"

@@ -80,6 +80,14 @@ class RunDir:
         return self.path / "base"
 
     @property
+    def earlier(self) -> Path:
+        """What a run before this one found, as prompts tell it; only where `--after` named one."""
+        return self.path / "earlier.md"
+
+    def earlier_text(self) -> str:
+        return self.earlier.read_text() if self.earlier.is_file() else ""
+
+    @property
     def shared(self) -> Path:
         """The library that the runs of a suite, which lie side by side, write for each other; others have none."""
         return self.path.parent / "library"

@@ -311,6 +311,7 @@ class Worker:
             bounds=self.bounds,
             cards=state.cards() if self.models is not None else (),
             chronicle=chronicle.tell(state.history()) if self.models is not None else Chronicle(),
+            earlier=self.run.earlier_text() if self.models is not None else "",
             rules=self.rules if self.models is not None else (),
             hypotheses=[*state.hypotheses(thread), *elsewhere] if self.models is not None else (),
             editable=self.benchmark.is_editable,

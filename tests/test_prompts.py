@@ -29,8 +29,8 @@ def card(name: str, gain: float | None, cell=("optimizer", "local"), patches=("a
 PARENT = card("p", 0.2, patches=("a", "b"))
 
 
-def names(task: str, some, parents=(PARENT,), base="base", thread=0) -> list[str]:
-    return [c.genome for c in cards.chosen(task, some, parents, base, thread)]
+def names(task: str, some, parents=(PARENT,), thread=0) -> list[str]:
+    return [c.genome for c in cards.chosen(task, some, parents, thread)]
 
 
 def test_improving_sees_the_lineage_other_cells_best_and_the_nearest_failures():
@@ -68,11 +68,14 @@ def test_a_reflection_sees_both_ends():
     assert names("reflect", some, ())[:4] == ["g6", "g0", "g5", "g1"]
 
 
-def test_what_failed_against_another_base_is_dropped_and_what_gained_is_kept():
+def test_of_an_earlier_run_what_failed_against_another_base_is_dropped_and_what_gained_is_kept():
     old = [card("bad", -0.1, base="old"), card("broken", None, base="old"), card("good", 0.1, base="old")]
-    for task in prompts.TASKS:
-        assert not {"bad", "broken"} & set(names(task, old))
-    assert names("improve", old) == ["good"]
+    assert cards.of_earlier(old, "new") == old[2].line()
+    assert cards.of_earlier(old, "old") == "\n".join(old[at].line() for at in (2, 0, 1))
+    many = cards.of_earlier([card(f"g{n}", 0.1) for n in range(1000)], "new")
+    assert cards.EARLIER - 50 < cards.tokens(many) <= cards.EARLIER
+    first, *rest = prompts.record(Chronicle(parts=("G1",)), "```\n- idea")
+    assert first.startswith("## What an earlier run found") and "````\n```\n- idea" in first and len(rest) == 1
 
 
 def test_a_thread_sees_its_own_latest_and_the_best_of_the_others():

@@ -11,6 +11,7 @@ import pytest
 from conftest import TableJudge, new_worker
 
 from evo import operators, prompts
+from evo import run as evo_run
 from evo.benchmark import UserMistake
 from evo.events import Marked, Proposed, Reflected, Rejected
 from evo.genome import PatchError
@@ -356,3 +357,22 @@ def test_proposals_are_written_ahead_up_to_a_bound_while_a_judge_goes_on(toy, ru
     judge.close()
     proposer.close()
     assert judge.state.screened >= 4 and not writing.is_alive()
+
+
+def test_a_run_after_another_is_told_what_that_one_found(toy, run_of, tmp_path):
+    before, _ = judged(toy, run_of, 12)
+    before.close()
+    command = ["--benchmark", str(toy.root), "--model", "inbox:in", "--after", str(before.run.path)]
+    directory, *_ = evo_run.prepared(evo_run.options([*command, "--out", str(tmp_path / "next")]))
+    worker = new_worker(directory, toy, TableJudge(), models=only(lambda *_: ""))
+    asked = operators.write(worker.scene(0, 0), toy, "improve", worker.state.base.name).ask.prompt
+    worker.close()
+    assert (
+        asked.record[0].startswith("## What an earlier run found")
+        and "optimizer, constants, screen] +" in asked.record[0]
+    )
+    for wrong, reason in ((["--after", str(tmp_path)], "found no run.toml"), (["--model", "none"], "name a model")):
+        with pytest.raises(UserMistake, match=reason):
+            evo_run.prepared(evo_run.options([*command, *wrong, "--out", str(tmp_path / "third")]))
+    with pytest.raises(UserMistake, match="from the beginning on"):
+        evo_run.prepared(evo_run.options([*command, "--out", str(directory.path)]))

@@ -31,6 +31,7 @@ class Scene:
     bounds: Audit = field(default_factory=Audit)  # of what is refused before it is judged
     cards: Sequence[Card] = ()
     chronicle: Chronicle = field(default_factory=Chronicle)
+    earlier: str = ""  # what a run before this one found
     rules: Sequence[str] = ()  # what the judge allows, in words
     hypotheses: Sequence[str] = ()  # that models wrote down in this run
     novelty: float = 1.0

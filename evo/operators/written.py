@@ -43,7 +43,7 @@ def propose(
     own = scene.genome(parents[0])
     program = scene.build(own)
     text = request(task, scene, parents, trouble)
-    stable, record = prompts.prefix(benchmark, scene.rules), prompts.record(scene.chronicle)
+    stable, record = prompts.prefix(benchmark, scene.rules), prompts.record(scene.chronicle, scene.earlier)
     retry = reason = ""
     for attempt in range(1 + REPAIRS):
         slot = Slot(scene.chance.thread, scene.chance.number, attempt)
@@ -60,7 +60,7 @@ def reflect(scene: Scene, benchmark: Benchmark) -> Generator[Ask, Completion, tu
     """Asks what the attempts so far teach; gives hypotheses, one line each."""
     slot = Slot(scene.chance.thread, scene.chance.number)
     text = request("reflect", scene, (scene.archive.base,), "")
-    prompt = Prompt(prompts.prefix(benchmark, scene.rules), text, prompts.record(scene.chronicle))
+    prompt = Prompt(prompts.prefix(benchmark, scene.rules), text, prompts.record(scene.chronicle, scene.earlier))
     answer = yield Ask("reflect", prompt, slot)
     found = edits.hypotheses(answer.text)
     if not found:
@@ -73,7 +73,7 @@ def request(task: str, scene: Scene, parents: tuple[str, ...], trouble: str) -> 
     own, *mates = (scene.genome(parent) for parent in parents)
     known = {card.genome: card for card in scene.cards}
     mine = [known[parent] for parent in parents if parent in known]
-    chosen = cards.chosen(task, scene.cards, mine, own.base, scene.chance.thread)
+    chosen = cards.chosen(task, scene.cards, mine, scene.chance.thread)
     partners = [("The second change", _shown(scene, mate, known.get(mate.name))) for mate in mates]
     if task == "bundle":
         losers = [card for card in cards.lost_alone(chosen) if not card.patches & own.names][:LOSERS]
