@@ -88,7 +88,7 @@ def rules(benchmark: Benchmark, profile: Profile) -> tuple[str, ...]:
     where = f"{benchmark.name} [profiles.{profile.name}]"
     chosen = settings(module.Settings, profile.settings, where)
     limits = settings(Limits, {"wall_s": WALL_S, **profile.limits}, f"{where}.limits")
-    found = list(module.rules(chosen, limits))
+    found = list(module.rules(chosen, limits, benchmark.root))
     if benchmark.judge != "reported":
         found.append(_walls(limits, getattr(chosen, "device", "cpu") == "cuda"))
     bounds = profile.audit

@@ -45,7 +45,7 @@ class Settings:
                 raise UserMistake(f"{name}: expected a number above 0, found {getattr(self, name)}")
 
 
-def rules(settings: Settings, limits: Limits) -> list[str]:
+def rules(settings: Settings, limits: Limits, root: Path) -> list[str]:
     s = settings
     return [
         f"{s.entry} has solve(); what it returns must arrive within {min(s.seconds, limits.wall_s):g} s by the wall "

@@ -84,9 +84,14 @@ class Settings:
                 raise UserMistake(f"{name}: expected a number above 0, found {getattr(self, name)}")
 
 
-def rules(settings: Settings, limits: Limits) -> list[str]:
-    s = settings
+def rules(settings: Settings, limits: Limits, root: Path) -> list[str]:
+    s, task = settings, problems.load(root)
+    definition, shown = task.definition, task.small if settings.device == "cpu" else task.workloads
+    sizes = "; ".join(" ".join(f"{k}={n}" for k, n in work.axes.items()) for work in shown if not work.hidden)
+    others = "; and others" if any(work.hidden for work in shown) else ""
     found = [
+        f"The task: {definition.description or definition.name}. Inputs: {_tensors(definition.inputs)}. Outputs: "
+        f"{_tensors(definition.outputs)}. Sizes: {sizes}{others}.",
         "kernel.py has run(*inputs, *outputs), which fills the outputs: every call finds new values at new addresses "
         "and outputs full of NaN. Outputs are compared with an oracle of higher precision, within an error that the "
         "number formats explain.",
@@ -99,6 +104,13 @@ def rules(settings: Settings, limits: Limits) -> list[str]:
             "Here kernels run on a CPU, Triton's through its interpreter: correctness counts, times say little."
         )
     return found
+
+
+def _tensors(specs: Mapping[str, problems.TensorSpec]) -> str:
+    return ", ".join(
+        f"{name} {'number' if spec.shape is None else '[' + ', '.join(spec.shape) + ']'} {spec.dtype}"
+        for name, spec in specs.items()
+    )
 
 
 @dataclass(frozen=True)

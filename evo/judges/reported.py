@@ -77,7 +77,7 @@ class Settings:
             raise UserMistake(f"objective race needs target, slope and band; missing: {', '.join(absent)}")
 
 
-def rules(settings: Settings, limits: Limits) -> list[str]:
+def rules(settings: Settings, limits: Limits, root: Path) -> list[str]:
     s = settings
     found = [
         f"The program is a checkout in which `{' '.join(s.command)}` is run and prints its metric; the printed lines "

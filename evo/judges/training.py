@@ -129,7 +129,7 @@ class Settings:
         return self.score_s * self.score_slack
 
 
-def rules(settings: Settings, limits: Limits) -> list[str]:
+def rules(settings: Settings, limits: Limits, root: Path) -> list[str]:
     s = settings
     clock = "CPU time of the program's process, all threads" if s.clock == "cpu" else "wall time"
     found = [
