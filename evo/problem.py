@@ -37,7 +37,7 @@ INPUT_KINDS = ("random", "scalar", "safetensors", "custom")
 DISTRIBUTIONS = ("plain", "outliers")  # every timed call draws one; a kernel must be right under both
 
 
-class Unsupported(Exception):
+class Unsupported(UserMistake):
     """A well-formed problem that cannot run here; the message says what is missing."""
 
 

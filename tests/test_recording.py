@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import threading
+from pathlib import Path
 
 import pytest
 from conftest import TableJudge, new_worker
+from messages_server import Provider, serving
 
 from evo import benchmark as benchmarks
 from evo import genome
@@ -14,7 +17,7 @@ from evo import run as evo_run
 from evo.benchmark import UserMistake
 from evo.events import Proposed, Rejected
 from evo.ledger import Caps, Ledger, read_prices
-from evo.llm import Models, Prompt, Scripted, Slot
+from evo.llm import Models, Prompt, Scripted, Slot, Usage
 from evo.operators import written
 from evo.recording import Header, Recorder, Recording
 
@@ -108,6 +111,26 @@ def test_the_shipped_recording_fits_the_base_of_today():
         answer = recording.answers[Slot(event.thread, event.number).name]
         program = genome.build(parent, speedrun.base)
         assert written.read(answer, parent, program, speedrun.base, speedrun).name == event.genome
+
+
+def test_nine_tenths_of_a_real_search_come_from_the_cache(tmp_path, monkeypatch):
+    """Fifty prompts of the shipped recording, made anew, by the usage of server and recorder alike."""
+    path = Path(__file__).parents[1] / "scripts" / "measure_prompts.py"
+    script = importlib.util.module_from_spec(spec := importlib.util.spec_from_file_location("measure_prompts", path))
+    spec.loader.exec_module(script)
+    recording = Recording(benchmarks.load("speedrun").root / "recorded" / "inbox-seed-7.jsonl")
+    provider = Provider()
+    with serving(provider) as address:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", address)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "none")
+        crew = script.made(tmp_path, "speedrun", 50, None, recording.header.threads)
+        script.replayed(crew, provider, recording, 50)
+        crew.close()
+    rows = [json.loads(line) for line in (tmp_path / "record.jsonl").read_text().splitlines()]
+    recorded = [Usage(**row["usage"]) for row in rows]
+    assert [usage.cache_read for usage in recorded] == [one["cache_read_input_tokens"] for one in provider.usages]
+    sent = sum(usage.input + usage.cache_read + usage.cache_write for usage in recorded)
+    assert len(rows) == 50 and sum(usage.cache_read for usage in recorded) > 0.9 * sent
 
 
 def test_a_torn_last_line_is_left_out(recorded):
