@@ -45,7 +45,7 @@ def server() -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [str(PROGRAMS[0]), "-m", str(WEIGHTS[0]), "--host", "127.0.0.1", "--port", str(port), "--api-key", KEY]
-    command += ["-t", "1", "-c", "2048", "-np", "1", "--no-webui"]
+    command += ["-t", "1", "-c", "4096", "-np", "1", "--no-webui"]
     surroundings = {**os.environ, "LD_LIBRARY_PATH": str(PROGRAMS[0].parent)}
     with subprocess.Popen(command, env=surroundings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
