@@ -353,6 +353,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.sandbox:
             level = probe()
             say(level.describe())
+            say(level.guarantees())
             sound &= level.isolated
         if options.filesystem:
             if not options.filesystem.is_dir():

@@ -25,12 +25,14 @@ import json
 import os
 import resource
 import runpy  # noqa: F401  candidates that use it pay no import
+import select
 import signal
 import socket
 import struct
 import sys
 import tempfile
 import threading
+import time
 import traceback
 import types
 from collections.abc import Callable, Iterable
@@ -54,7 +56,7 @@ STATVFS_TO_MOUNT = {1: 1, 2: 2, 4: 4, 8: 8, 1024: 1024, 2048: 2048, 4096: 1 << 2
 SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     # other processes' memory and control
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
-    "process_madvise": (440, 440), "process_mrelease": (448, 448), "pidfd_getfd": (438, 438), "kcmp": (312, 272),
+    "process_madvise": (440, 440), "process_mrelease": (448, 448), "kcmp": (312, 272),
     "migrate_pages": (256, 238), "move_pages": (279, 239),
     # wide doors into the kernel
     "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "bpf": (321, 280),
@@ -88,13 +90,40 @@ SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "fork": (57, None), "vfork": (58, None), "clone": (56, 220), "clone3": (435, 435), "execve": (59, 221),
     "execveat": (322, 281), "socket": (41, 198), "flock": (73, 32), "fcntl": (72, 25), "ioctl": (16, 29),
     "prlimit64": (302, 261), "prctl": (157, 167),
+    # shared futexes work through a page of a file that two sandboxes map; these have no argument to tell them by
+    "futex_wake": (454, 454), "futex_wait": (455, 455), "futex_requeue": (456, 456), "futex_waitv": (449, 449),
+    "futex": (202, 98),
+    # what makes the whole machine write to its disks
+    "sync": (162, 81), "syncfs": (306, 267), "sync_file_range": (277, 84),
     # used here
-    "waitid": (247, 95), "capset": (126, 91), "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
+    "waitid": (247, 95), "capset": (126, 91), "pidfd_getfd": (438, 438), "fstat": (5, 80),
+    "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446),
 }  # fmt: skip
-BY_ARGUMENT = {"clone", "clone3", "socket", "fcntl", "ioctl", "memfd_create", "madvise", "prlimit64", "prctl"}
+BY_ARGUMENT = {
+    "clone", "clone3", "socket", "fcntl", "ioctl", "memfd_create", "madvise", "prlimit64", "prctl", "futex",
+    "futex_wake", "futex_wait", "futex_requeue",
+}  # fmt: skip
 CHILDLESS = {"fork", "vfork", "execve", "execveat", "flock"}
-USED_HERE = {"waitid", "capset", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"}
+USED_HERE = {"waitid", "capset", "fstat", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"}
+
+# Every call that looks up a name, and those that can name an address in the file system. A name that was looked up,
+# there or not, is found faster the next time, by every process that sees the directory.
+BY_NAME: dict[str, tuple[int | None, int | None]] = {
+    "open": (2, None), "creat": (85, None), "openat": (257, 56), "openat2": (437, 437), "stat": (4, None),
+    "lstat": (6, None), "newfstatat": (262, 79), "statx": (332, 291), "access": (21, None), "faccessat": (269, 48),
+    "faccessat2": (439, 439), "readlink": (89, None), "readlinkat": (267, 78), "getdents": (78, None),
+    "getdents64": (217, 61), "chdir": (80, 49), "statfs": (137, 43), "truncate": (76, 45), "rename": (82, None),
+    "renameat": (264, 38), "renameat2": (316, 276), "mkdir": (83, None), "mkdirat": (258, 34), "rmdir": (84, None),
+    "link": (86, None), "linkat": (265, 37), "unlink": (87, None), "unlinkat": (263, 35), "symlink": (88, None),
+    "symlinkat": (266, 36), "mknod": (133, None), "mknodat": (259, 33), "chmod": (90, None), "fchmodat": (268, 53),
+    "fchmodat2": (452, 452), "chown": (92, None), "lchown": (94, None), "fchownat": (260, 54), "utime": (132, None),
+    "utimes": (235, None), "futimesat": (261, None), "utimensat": (280, 88), "getxattr": (191, 8),
+    "lgetxattr": (192, 9), "listxattr": (194, 11), "llistxattr": (195, 12), "removexattr": (197, 14),
+    "lremovexattr": (198, 15), "getxattrat": (464, 464), "listxattrat": (465, 465), "removexattrat": (466, 466),
+    "file_getattr": (468, 468), "file_setattr": (469, 469), "bind": (49, 200), "connect": (42, 203),
+    "sendmsg": (46, 211), "sendmmsg": (307, 269), "sendto": (44, 206),
+}  # fmt: skip
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 MACHINE_FILES = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/ld.so.cache",
@@ -120,6 +149,7 @@ LAYERS = {
     "capabilities": "any privilege, also through set-uid programs: no capability, no_new_privs",
     "landlock": "writing outside the scratch directory, TCP: a second wall behind the mounts",
     "syscalls": "new processes, ptrace, io_uring, clocks, sockets other than local ones: seccomp filter",
+    "names": "notes in the kernel's memory of names: nothing is looked up once a turn is shut, by seccomp's listener",
 }
 REQUIRED = ("processes", "files")
 
@@ -237,17 +267,135 @@ def filter_program(children: bool, cuda: bool, loopback: bool = False) -> bytes:
     # Limits of itself only: as an ordinary user, the init has the candidate's uid and could be starved.
     block("prlimit64", argument(0), one(equal, 0, 0, 1), one(give, allow), one(give, refuse))
     block("prctl", argument(0), one(equal, 67, 0, 1), one(give, refuse), one(give, allow))  # PR_SET_MEMORY_MERGE
+    for name in ("futex_wake", "futex_wait", "futex_requeue"):
+        block(name, one(give, missing))  # new; a library falls back to the old call
+    if not children:
+        # WAKE, REQUEUE, CMP_REQUEUE, WAKE_OP, WAKE_BITSET, of what is not marked as private (128). Waiting stays: it is
+        # how a thread is joined, and the kernel wakes then.
+        wakes = [part for op in (1, 3, 4, 5, 10) for part in (one(equal, op, 0, 1), one(give, refuse))]
+        block("futex", argument(1), one(0x54, 0xFF), *wakes, one(give, allow))
     if not cuda:
         block("memfd_create", one(give, refuse))  # neither RLIMIT_AS nor a tmpfs size counts it
     program.append(one(give, allow))
     return b"".join(program)
 
 
-def install_filter(program: bytes) -> None:
+def listened_program() -> bytes:
+    """A BPF program that asks a listener about every call of BY_NAME and allows the rest.
+
+    Beside the other filter, not in its place: of two answers the kernel takes the harder one.
+    """
+    load, equal, give, allow, ask = 0x20, 0x15, 0x06, 0x7FFF0000, 0x7FC00000
+
+    def one(code: int, operand: int, yes: int = 0, no: int = 0) -> bytes:
+        return struct.pack("=HBBI", code, yes, no, operand)
+
+    program = [one(load, 0)]
+    for name, numbers in BY_NAME.items():
+        index = numbers[0 if MACHINE == "x86_64" else 1]
+        if index is None:
+            continue
+        if name == "sendto":  # without an address, which lies in argument 4, it is an ordinary write to a socket
+            test = [one(load, 48), one(equal, 0, 0, 3), one(load, 52), one(equal, 0, 0, 1), one(give, allow)]
+            program += [one(equal, index, 0, len(test) + 1), *test, one(give, ask)]
+        else:
+            program += [one(equal, index, 0, 1), one(give, ask)]
+    return b"".join([*program, one(give, allow)])
+
+
+def install_filter(program: bytes, listener: bool = False) -> int:
+    """0, or with `listener` a descriptor by which another process answers for the calls that are asked about."""
     buffer = ctypes.create_string_buffer(program, len(program))
     header = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer)))
-    # The flag (SPEC_ALLOW) leaves speculation as it is; kernels before 5.16 would slow filtered processes, only them.
-    checked(LIBC.syscall(ctypes.c_long(number("seccomp")), 1, 4, header), "seccomp")
+    # The flag 4 (SPEC_ALLOW) leaves speculation as it is; kernels before 5.16 would slow filtered processes, only them.
+    return checked(LIBC.syscall(ctypes.c_long(number("seccomp")), 1, 12 if listener else 4, header), "seccomp")
+
+
+RECEIVE, SEND, LET_PASS = 0xC0502100, 0xC0182101, 1  # linux/seccomp.h
+STAT_BYTES = {"x86_64": 144, "aarch64": 128}
+
+
+class Names:
+    """Answers for a candidate's look-ups of names: lets them pass until it is shut, refuses all of them afterwards.
+
+    No argument is looked at, because what it points to may change under this process's hand. The one call that glibc
+    makes by name without meaning one, fstat, is done here in the candidate's stead.
+    """
+
+    def __init__(self, listener: int, candidate: int, pidfd: int):
+        self.listener, self.candidate, self.pidfd, self.closed = listener, candidate, pidfd, False
+        self.memory = os.open(f"/proc/{candidate}/mem", os.O_RDWR | os.O_CLOEXEC)
+
+    def answer(self) -> None:
+        """One call; whoever made it may be gone by now."""
+        request = bytearray(80)
+        try:
+            fcntl.ioctl(self.listener, RECEIVE, request)
+            (mark,) = struct.unpack_from("=Q", request)
+            error, flags = (0, LET_PASS) if not self.closed else (self.stat(request), 0)
+            fcntl.ioctl(self.listener, SEND, struct.pack("=QqiI", mark, 0, error, flags))
+        except OSError:
+            return
+
+    def stat(self, request: bytearray) -> int:
+        """The error of a refused call, or 0 where it was an fstat of an open file."""
+        called, *arguments = struct.unpack_from("=i12x6Q", request, 16)
+        empty_path = 0x1000
+        if called != BY_NAME["newfstatat"][0 if MACHINE == "x86_64" else 1] or not arguments[3] & empty_path:
+            return -errno.EPERM
+        found = ctypes.create_string_buffer(STAT_BYTES[MACHINE])
+        try:
+            fd = syscall("pidfd_getfd", self.pidfd, ctypes.c_int(arguments[0] & 0xFFFFFFFF), 0)
+            try:
+                syscall("fstat", fd, found)
+            finally:
+                os.close(fd)
+            os.pwrite(self.memory, found.raw, arguments[2])
+        except OSError as error:
+            return -(error.errno or errno.EPERM)
+        return 0
+
+    def shut(self) -> None:
+        """From now on nothing passes, what was let through before included: a thread that is stopped has left its call.
+
+        A call that waits for an answer is broken off by the stop, and asks again when the candidate goes on.
+        """
+        self.closed = True
+        os.kill(self.candidate, signal.SIGSTOP)
+        while any(state not in "TtZXx" for state in self.states()):
+            time.sleep(0.0002)
+        os.kill(self.candidate, signal.SIGCONT)
+
+    def states(self) -> list[str]:
+        found = []
+        for thread in os.listdir(f"/proc/{self.candidate}/task"):
+            with contextlib.suppress(OSError), open(f"/proc/{self.candidate}/task/{thread}/stat") as stat:
+                found.append(stat.read().rpartition(")")[2].split()[0])
+        return found
+
+    def keep(self, control: socket.socket) -> None:
+        """Answers until the candidate has ended; `shut` on the control socket shuts and is confirmed."""
+        poller = select.poll()
+        for fd in (self.listener, control.fileno(), self.pidfd):
+            poller.register(fd, select.POLLIN)
+        while True:
+            ready = dict(poller.poll())
+            if self.pidfd in ready:
+                return
+            if event := ready.get(self.listener):
+                if event & select.POLLIN:
+                    self.answer()
+                else:
+                    poller.unregister(self.listener)  # the last thread is on its way out
+            if control.fileno() in ready:
+                if control.recv(16) == SHUT:
+                    self.shut()
+                    control.send(SHUT)
+                else:
+                    poller.unregister(control)  # the judge has left, and kills
+
+
+SHUT = b"shut"
 
 
 # ------------------------------------------------------------------------------------------------------------- landlock
@@ -316,16 +464,20 @@ def visible_at(path: str, trees: dict[str, str]) -> list[str]:
     return [tree + target[len(real) :] for tree, real in trees.items() if f"{target}/".startswith(f"{real}/")]
 
 
-def build_root(hidden: list[str], cuda: bool, compiler: str) -> None:
+def visible_trees(cuda: bool, compiler: str) -> list[str]:
+    """What of the host's tree sandboxes see, program and guest left out."""
+    machine = [path for path in MACHINE_FILES if not path.startswith("/sys")] + CUDA_FILES if cuda else MACHINE_FILES
+    if compiler and not any(f"{compiler}/".startswith(f"{tree}/") for tree in machine):
+        machine = [*machine, compiler]
+    return [path for path in machine + present_prefixes() if os.path.exists(path)]
+
+
+def build_root(trees: list[str], hidden: list[str], cuda: bool) -> None:
     """Enters a root with two directories: /old, the host's tree, and /new, what sandboxes will see of it, read-only.
 
     Built once, because a new mount namespace copies it for a few microseconds. The root goes through a pivot, not only
     a chroot, so that the directory it was mounted over (any existing one will do) is not covered in /old.
     """
-    machine = [path for path in MACHINE_FILES if not path.startswith("/sys")] + CUDA_FILES if cuda else MACHINE_FILES
-    if compiler and not any(f"{compiler}/".startswith(f"{tree}/") for tree in machine):
-        machine = [*machine, compiler]
-    trees = [path for path in machine + present_prefixes() if os.path.exists(path)]
     real = {path: os.path.realpath(path) for path in trees}
     links = {path: os.readlink(path) for path in trees if os.path.islink(path) and "/" not in path.strip("/")}
     mount("", "/", "", MS_REC | MS_PRIVATE)
@@ -469,6 +621,7 @@ class Candidate:
             ("threads", self.count),
             ("capabilities", self.no_privilege),
             ("landlock", self.landlock),
+            ("names", self.names),
             ("syscalls", self.syscalls),
         ]
         return [(name, step) for name, step in layers if name in self.holding]
@@ -512,6 +665,15 @@ class Candidate:
     def syscalls(self) -> None:
         cuda = self.limits["memory_mb"] is None
         install_filter(self.facts["filters"][self.limits["children"], cuda, self.limits["loopback"]])
+
+    def names(self) -> None:
+        """Hands the listener to the init, which fetches it before it answers for the look-up made here."""
+        if not self.request["shuts"]:
+            return
+        listener = install_filter(self.facts["listened"], listener=True)
+        os.write(4, bytes([0, listener]))
+        os.access("/", os.R_OK)
+        os.close(listener)
 
     def put_on(self) -> None:
         for name, step in self.steps():
@@ -614,9 +776,10 @@ def init(request: dict[str, Any], fds: list[int], holding: set[str], facts: dict
         control.send(json.dumps({"error": words(error)}).encode())
         os._exit(1)
     os.close(writer)
-    verdict = b""
-    while part := os.read(reader, 65536):
-        verdict += part
+    try:
+        verdict, names = heard(reader, pid)
+    except OSError as error:
+        verdict, names = f"names: {words(error)}".encode(), None
     os.close(reader)
     if verdict != b"ok":
         message = verdict.decode() or "the candidate's process ended before its set-up was complete"
@@ -628,8 +791,32 @@ def init(request: dict[str, Any], fds: list[int], holding: set[str], facts: dict
     socket.send_fds(control, [json.dumps(ready).encode()], pidfds)
     for fd in [channel, *output, *pidfds, *entry]:
         os.close(fd)
-    attend(control, pid, inside="processes" in holding)
+    attend(control, pid, names, inside="processes" in holding)
     os._exit(0)
+
+
+def heard(reader: int, candidate: int) -> tuple[bytes, Names | None]:
+    """What a candidate's set-up says at its end, and who answers for its look-ups, if it is to be shut."""
+    said, names = b"", None
+    poller = select.poll()
+    poller.register(reader, select.POLLIN)
+    while True:
+        ready = dict(poller.poll())
+        if names is not None and names.listener in ready:
+            if ready[names.listener] & select.POLLIN:
+                names.answer()
+            else:
+                poller.unregister(names.listener)
+        if reader in ready:
+            part = os.read(reader, 65536)
+            if not part:
+                return said, names
+            if part[0] == 0 and names is None:
+                pidfd = os.pidfd_open(candidate)
+                names = Names(syscall("pidfd_getfd", pidfd, part[1], 0), candidate, pidfd)
+                poller.register(names.listener, select.POLLIN)
+                part = part[2:]
+            said += part
 
 
 def raise_loopback() -> None:
@@ -699,11 +886,13 @@ def become(candidate: Candidate, channel: int, output: int | None, writer: int) 
     os.close(4)
 
 
-def attend(control: socket.socket, candidate: int, *, inside: bool) -> None:
+def attend(control: socket.socket, candidate: int, names: Names | None, *, inside: bool) -> None:
     """Waits until the candidate has ended, ends what it left running, reports, and holds its corpse until told to go.
 
     The corpse keeps the process id and its CPU clock; waitid gives the resources it used without burying it.
     """
+    if names is not None:
+        names.keep(control)
     while True:
         ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
         assert ended is not None
@@ -718,7 +907,8 @@ def attend(control: socket.socket, candidate: int, *, inside: bool) -> None:
     peak_kb = struct.unpack_from("@l", usage, 32)[0]
     how = "exited" if ended.si_code == os.CLD_EXITED else "killed"
     control.send(json.dumps({"how": how, "code": ended.si_status, "peak_kb": peak_kb}).encode())
-    control.recv(1)
+    while control.recv(16) == SHUT:
+        pass  # it ended before it could be shut
     if not inside:
         bury_all()
 
@@ -858,11 +1048,19 @@ def survey(holding: set[str], reasons: dict[str, str], facts: dict[str, Any], dr
         if LIBC.syscall(ctypes.c_long(number("ptrace")), 0, 0, 0, 0) != -1 or ctypes.get_errno() != errno.EPERM:
             raise SetupError("the filter was accepted but ptrace was not refused")
 
+    def listened() -> None:
+        if kernel() < (5, 6):
+            raise SetupError("it needs Linux 5.6")
+        prctl(PR_SET_NO_NEW_PRIVS, 1, "no_new_privs")
+        install_filter(facts["listened"], listener=True)
+
     if MACHINE in AUDIT_ARCH:
         facts["filters"] = {choice: filter_program(*choice) for choice in itertools.product((False, True), repeat=3)}
         attempt("syscalls", lambda: in_child(filtered), holding, reasons)
+        facts["listened"] = listened_program()
+        attempt("names", lambda: in_child(listened), holding, reasons)
     else:
-        reasons["syscalls"] = f"no table of system calls for {MACHINE}"
+        reasons["syscalls"] = reasons["names"] = f"no table of system calls for {MACHINE}"
 
 
 def forget_editable_installs() -> None:
@@ -905,7 +1103,14 @@ class Server:
         library = os.path.dirname(os.path.realpath(os.__file__))
         limits: dict[str, Any] = {"wall_s": 60, "memory_mb": None, "scratch_mb": 1, "file_mb": 1, "threads": 8}
         limits.update(children=False, loopback=False)
-        request = {"script": "keyword.py", "program": library, "guest": library, "arguments": [], "limits": limits}
+        request: dict[str, Any] = {
+            "script": "keyword.py",
+            "program": library,
+            "guest": library,
+            "arguments": [],
+            "limits": limits,
+        }
+        request["shuts"] = "names" in self.holding
         message = json.dumps({**request, "environment": dict(os.environ)}).encode()
         pid = self.fork(message, [channel_inside.detach(), control_inside.detach()])
         said = [json.loads(control.recv(1 << 16) or "{}")]
@@ -955,9 +1160,11 @@ def start(judge: socket.socket) -> None:
     forget_editable_installs()
     for name in configuration["preload"]:
         importlib.import_module(name)
+    libraries = mapped_files()
     survey(holding, reasons, facts, configuration["drop_user"])
+    trees = visible_trees(configuration["cuda"], configuration["compiler"])
     if not plain:
-        build_root(configuration["hidden"], configuration["cuda"], configuration["compiler"])
+        build_root(trees, configuration["hidden"], configuration["cuda"])
         facts["host"] = "/old"
     if "capabilities" in holding and root:
         forget_capabilities(facts["last_capability"])  # of later programs; what is held stays until the uid changes
@@ -966,18 +1173,32 @@ def start(judge: socket.socket) -> None:
     gc.collect()
     gc.freeze()  # a collection in a candidate must not touch, and so copy, the pages that all of them share
     server = Server(judge, holding, facts)
+    if not plain and "names" in holding and not attempt("names", server.rehearse, holding, reasons):
+        holding.discard("names")
     if not plain and not attempt("rehearsal", server.rehearse, holding, reasons):
         holding -= set(REQUIRED)
         reasons.update(dict.fromkeys(REQUIRED, reasons["rehearsal"]))
         answer(judge, holding, reasons)
         return
-    answer(judge, holding, reasons)
+    answer(judge, holding, reasons, [path for path in trees if not path.startswith("/sys")], libraries)
     server.serve()
 
 
-def answer(judge: socket.socket, holding: set[str], reasons: dict[str, str]) -> None:
+def mapped_files() -> list[str]:
+    """Libraries and the like that this process, and so every turn, has mapped."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return sorted({path for line in lines if os.path.isfile(path := line.partition("/")[1] + line.partition("/")[2])})
+
+
+def answer(
+    judge: socket.socket,
+    holding: set[str],
+    reasons: dict[str, str],
+    trees: Iterable[str] = (),
+    libraries: Iterable[str] = (),
+) -> None:
     layers = [[name, name in holding, stops, reasons.get(name, "")] for name, stops in LAYERS.items()]
-    judge.send(json.dumps({"layers": layers}).encode())
+    judge.send(json.dumps({"layers": layers, "trees": list(trees), "libraries": list(libraries)}).encode())
 
 
 def main() -> None:

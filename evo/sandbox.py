@@ -8,8 +8,10 @@
 What it does not cover: the kernel itself, hardware side channels, the memory of many processes taken together where no
 memory cgroup can be made (with `children`, each one has the whole `memory_mb` then), and two turns that run at the same
 time and want to signal to each other through the load they put on the machine. Let turns that must share nothing run
-one after the other. Even then a turn can read files that nobody has read for long, and a later one can time which of
-them are in memory: the calls that make this exact are refused, the slow and noisy way round them is not closed.
+one after the other, and shut each (`Turn.shut`) before it learns what no later one may know: until then it can look up
+names, and read files that nobody has read for long, and a later turn can time which are known or in memory. After it
+no name is looked up, and what a turn reads from disks through what it has open is thrown out of the memory again. Left
+are counters of the kernel's that every process moves (numbers of inodes, of free pages): some twenty bits a turn.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -38,6 +40,8 @@ BOOT_S = 120.0  # importing torch from a cluster's shared file system can take m
 SETUP_S = 60.0
 INIT, CANDIDATE = 0, 1  # the order of a turn's pidfds
 PAUSE_S = 5.0
+READ_KB = 256  # that a shut turn may read from disks without a trace being suspected; a page is one bit at most
+SHUT = b"shut"
 REAP_S = 60.0  # a process that holds a GPU's memory takes its time to end
 
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(
@@ -53,6 +57,38 @@ ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "OPENBLAS_NUM_THREADS": "1",
         "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
+    }
+)
+
+
+# What a turn can rely on: name, the layer that it takes ("" for what always holds), the promise. `evo.check --sandbox`
+# prints it, and tests/test_sandbox.py has a test for each.
+GUARANTEES: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "unseen": ("processes", "no process outside the turn is seen, signalled or read"),
+        "reaped": ("processes", "nothing that a turn started outlives it, whatever it did to escape"),
+        "orphaned": ("processes", "a turn dies with its judge"),
+        "hidden": ("files", "no file of the host is seen but the interpreter's, its libraries' and the program's"),
+        "read-only": ("files", "nothing is written but in a scratch directory that is fresh and limited"),
+        "unconnected": ("network", "no connection leads out of the turn"),
+        "unreached": ("ipc", "no local socket or shared memory of the host or of another turn is reached"),
+        "nameless": ("hostname", "the host's name is not read"),
+        "memory": ("limits", "memory beyond the limit is refused, also where no address space counts it"),
+        "file size": ("limits", "a file beyond the limit is refused"),
+        "memory together": ("memory", "all processes of a turn together stay within its memory"),
+        "unprivileged": ("capabilities", "no privilege is left and none can be gained"),
+        "own user": ("user", "the judge's uid is not used"),
+        "threads": ("threads", "threads or processes beyond the limit are refused"),
+        "landlocked": ("landlock", "writing elsewhere is refused by a second wall"),
+        "childless": ("syscalls", "no new process and no other program, unless asked for"),
+        "calls": ("syscalls", "tracing, clocks, priorities, mounts and wide doors into the kernel are refused"),
+        "unlocked": ("syscalls", "no lock, futex, mark or page state of a shared file reaches another turn"),
+        "shut": ("names", "what a shut turn learned leaves no trace in the kernel's memory of names and of files"),
+        "environment": ("", "the environment is built, not inherited: no key reaches a turn"),
+        "descriptors": ("", "no descriptor is open but nothing, output and the channel"),
+        "wall": ("", "a turn that hangs is killed at its wall limit, whatever signals it ignores"),
+        "output": ("", "a flood of output is killed and takes no memory"),
+        "clock": ("", "the CPU clock counts all threads and is read from outside, also after the end"),
     }
 )
 
@@ -115,6 +151,15 @@ class Level:
             state = "holds" if layer.holds else "absent" if layer.name in OPTIONAL else "MISSING"
             lines.append(f"  {state:8}{layer.name:13}{layer.stops}{why}")
         return "\n".join(lines)
+
+    def guarantees(self) -> str:
+        """What of GUARANTEES holds under these layers, a line each."""
+        holding = {"", *(layer.name for layer in self.layers if layer.holds)}
+        lines = (
+            f"  {'kept' if layer in holding else 'NOT':8}{name:16}{promise}"
+            for name, (layer, promise) in GUARANTEES.items()
+        )
+        return "\n".join(["guarantees", *lines])
 
 
 @dataclass(frozen=True)
@@ -198,8 +243,9 @@ class Sandbox:
         limits: Limits,
         keep_output: bool = True,
         environment: Mapping[str, str] = MappingProxyType({}),
+        shuts: bool = False,
     ) -> Turn:
-        """Runs `script`, which lies in `guest`; returns once it runs.
+        """Runs `script`, which lies in `guest`; returns once it runs. With `shuts`, `Turn.shut` works on it.
 
         SandboxError means that it never began. A dead fork server is replaced once.
         """
@@ -211,6 +257,7 @@ class Sandbox:
             "arguments": list(arguments),
             "limits": dict(vars(limits)),
             "environment": {**self._environment, **environment},
+            "shuts": shuts,
         }
         server = self._process
         turn = self._begin(request, limits, keep_output)
@@ -252,7 +299,9 @@ class Sandbox:
         if output_inside is not None:
             inside.append(output_inside)
         scratch = None if self.level.isolated else self._scratch_of_the_host(request)
-        turn = Turn(channel, control, output, limits, scratch)
+        trees = [*self._trees, request["program"], request["guest"]]
+        turn = Turn(channel, control, output, limits, scratch, lambda: forget(trees, self._libraries))
+        turn.shuts = request["shuts"] and any(layer.name == "names" and layer.holds for layer in self.level.layers)
         try:
             with self._lock:
                 socket.send_fds(self._socket, [json.dumps(request).encode()], inside)
@@ -343,6 +392,9 @@ class Sandbox:
                 raise SandboxError(f"{what}: {hello['error']} {said}".strip())
         finally:
             os.close(log)
+        self._trees: Sequence[str] = hello["trees"]
+        self._libraries = frozenset(hello["libraries"])
+        load_whole(self._libraries)
         return Level(tuple(Layer(*layer) for layer in hello["layers"]), self._allow_unisolated)
 
 
@@ -364,9 +416,17 @@ class Turn:
     """
 
     def __init__(
-        self, channel: socket.socket, control: socket.socket, output: int | None, limits: Limits, scratch: Path | None
+        self,
+        channel: socket.socket,
+        control: socket.socket,
+        output: int | None,
+        limits: Limits,
+        scratch: Path | None,
+        forget: Callable[[], None],
     ):
         self.channel = channel
+        self._forget = forget  # what the turn has seen of the host's disks
+        self._read_kb = 0.0  # from disks, when it was shut
         self._scratch = scratch  # only without isolation
         self._control, self._output, self._limits = control, output, limits
         self._cgroup: str | None = None
@@ -381,6 +441,8 @@ class Turn:
         self._peak_kb = 0
         self._cpu = 0.0
         self._left = False
+        self.shuts = False
+        self._shut = threading.Event()
         self._thread: threading.Thread | None = None
 
     def begin(self) -> bool:
@@ -440,6 +502,23 @@ class Turn:
         """The last 8 KB of stdout and stderr, complete once it has ended."""
         return self._tail.decode(errors="replace")
 
+    def shut(self) -> None:
+        """From its return on the candidate can look up no name: nothing opens, what it has open stays.
+
+        What two turns see of a file system remembers which names were asked for, there or not, and answers faster to
+        those; so a turn is shut before it is given what no later one may know. Without `shuts`, or on a machine without
+        the layer, nothing happens.
+        """
+        if not self.shuts or self._shut.is_set():
+            return
+        self._read_kb = self._from_disks_kb()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._control.send(SHUT)
+        deadline = time.monotonic() + PAUSE_S
+        while not self._shut.wait(0.1) and not self._ended.is_set():
+            if time.monotonic() > deadline:
+                raise SandboxError(f"process {self._pid} could not be shut within {PAUSE_S:.0f} s")
+
     def kill(self) -> None:
         """Kills the candidate's process; its clock stays readable until the turn is left."""
         self._signal(CANDIDATE)
@@ -447,9 +526,12 @@ class Turn:
     def close(self) -> None:
         """Kills and reaps the candidate and whatever it started, and frees everything; twice does no harm."""
         self._left = True
+        read_kb = 0.0
         if self._pidfds:
             self.cpu_seconds()
             self._signal(CANDIDATE)
+            if self._shut.is_set():
+                read_kb = self._from_disks_kb() - self._read_kb
             self._control.shutdown(socket.SHUT_WR)  # the init's word to go
             if self._scratch is None:
                 self._signal(INIT)  # and the pid namespace with it; without one, it must first end all descendants
@@ -459,6 +541,8 @@ class Turn:
                 raise SandboxError(f"process {self._pid} was killed but is still there after {REAP_S:.0f} s")
         if self._cgroup is not None:
             self._remove_cgroup(self._cgroup)
+        if read_kb > READ_KB:
+            self._forget()
         if self._thread is not None:
             self._thread.join()
         for fd in [*self._pidfds, *([self._output] if self._output is not None else [])]:
@@ -491,6 +575,14 @@ class Turn:
         for pid in self._paused:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+
+    def _from_disks_kb(self) -> float:
+        """What the candidate's process has had read from disks so far; 0 where the kernel does not tell."""
+        try:
+            with open(f"/proc/{self._pid}/io") as counts:
+                return next((int(line.split()[1]) for line in counts if line.startswith("read_bytes")), 0) / 1024
+        except OSError:
+            return 0.0
 
     def _processes(self) -> list[tuple[int, str]]:
         """(process, state) of the candidate and, where it may have any, of everything else below the turn's init."""
@@ -536,11 +628,13 @@ class Turn:
                 if fd == self._output and not self._drain():
                     poller.unregister(fd)
             if any(fd == self._control.fileno() for fd, _ in ready):
-                break
-        try:
-            message = self._control.recv(1 << 16)
-        except ConnectionResetError:
-            message = b""
+                try:
+                    message = self._control.recv(1 << 16)
+                except ConnectionResetError:
+                    message = b""
+                if message != SHUT:
+                    break
+                self._shut.set()
         while self._output is not None and self._verdict != "output" and self._drain():
             pass
         ending = Ending("killed", signal.SIGKILL) if self._left else Ending("lost")
@@ -567,6 +661,36 @@ class Turn:
     def _condemn(self, verdict: str) -> None:
         self._verdict = self._verdict or verdict
         self._signal(CANDIDATE)
+
+
+def forget(trees: Sequence[str], libraries: Collection[str]) -> None:
+    """Throws every file of these trees out of the memory, so that which of its pages lie there tells nothing.
+
+    Libraries that every turn has mapped are loaded whole instead: nobody could throw them out. It takes seconds for a
+    whole system's files, and what is needed of them is read again.
+    """
+    for tree in dict.fromkeys(map(os.path.realpath, trees)):
+        for folder, _, names in os.walk(tree) if os.path.isdir(tree) else [(os.path.dirname(tree), [], [tree])]:
+            for path in (os.path.join(folder, name) for name in names):
+                if path not in libraries:
+                    _advise(path, os.POSIX_FADV_DONTNEED)
+    load_whole(libraries)
+
+
+def load_whole(files: Collection[str]) -> None:
+    """Has the kernel begin to read what of these files does not lie in memory."""
+    for path in files:
+        _advise(path, os.POSIX_FADV_WILLNEED, step=1 << 17)  # of one call the kernel does no more
+
+
+def _advise(path: str, advice: int, step: int = 0) -> None:
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            for at in range(0, os.fstat(fd).st_size, step) if step else [0]:
+                os.posix_fadvise(fd, at, step, advice)
+        finally:
+            os.close(fd)
 
 
 def _below(pid: int) -> list[int]:

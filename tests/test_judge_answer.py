@@ -20,7 +20,7 @@ from evo.benchmark import SHIPPED, UserMistake, load, settings
 from evo.judges import open_judge
 from evo.judges.answer import GUESTS, PRELOAD, AnswerJudge, Settings
 from evo.outcome import Outcome, Status
-from evo.sandbox import Limits, Sandbox
+from evo.sandbox import Limits, Sandbox, probe
 
 PACKING = SHIPPED / "packing"
 TWINS = sorted([*PACKING.glob("exploits/*.py"), *PACKING.glob("honest/*.py")])
@@ -88,7 +88,23 @@ def test_a_benchmarks_judge_is_opened_by_name(tmp_path: Path) -> None:
     (tmp_path / "solve.py").write_text(packing.base["solve.py"])
     with open_judge(packing, packing.profile(None)) as judge:
         assert judge.judge(tmp_path, stage="screen", seed=1).status is Status.PASSED
-        assert judge.fingerprint()["judge"] == "answer-1"
+        assert judge.fingerprint()["judge"] == "answer-2"
+
+
+@pytest.mark.skipif(not any(w.name == "names" and w.holds for w in probe().layers), reason="names can be noted here")
+def test_what_is_found_late_is_not_noted_for_the_next_evaluation(bench: Bench) -> None:
+    """A fifth of the time may go into what a later run could find again by timing names; what comes then is lost."""
+    solve = """
+import os, time
+def solve():
+    found = [os.path.exists("/usr")]
+    while time.process_time() < 1.0 and found[-1]:
+        found.append(os.path.exists("/usr"))
+    return [found[0], found[-1], time.process_time()]
+"""
+    verify = "def verify(answer):\n    assert answer[:2] == [True, False], answer\n    return answer[2]\n"
+    found = bench.judge(solve, verify, seconds=1.0)
+    assert found.score is not None and found.score < 0.6, found
 
 
 def test_every_trick_has_a_twin() -> None:

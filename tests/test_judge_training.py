@@ -544,6 +544,9 @@ class SpeakerTurn:
         self.thread = threading.Thread(target=getattr(self, role))
         self.thread.start()
 
+    def shut(self) -> None:
+        pass
+
     def train(self) -> None:
         data = safetensors.numpy.save({"w": np.zeros(3, np.float32)})
         with self.theirs as theirs, contextlib.suppress(OSError):

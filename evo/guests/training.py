@@ -70,6 +70,22 @@ class Channel:
         return bytes(data)
 
 
+class Late:
+    """Finds no module: it is asked last, and says why."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> NoReturn:
+        raise ImportError(
+            f"no module {name} can be loaded any more: expected every import before run.open() in train.py, and at the "
+            "top of model.py, because the judge lets nothing be opened by name once it has handed over data"
+        )
+
+
+def close_imports(device: str) -> None:
+    if device == "cpu":
+        sys.meta_path.append(Late)
+
+
 class Run:
     """What a program knows: `seed`, `vocabulary`, `window` (tokens in a window), `threads`, `device` ("cpu" or "cuda"),
     `seconds` (a checkpoint that arrives later on the judge's clock does not count), `devices` (how many there are), and
@@ -85,7 +101,11 @@ class Run:
 
 class TrainingRun(Run):
     def open(self) -> NDArray[np.uint16]:
-        """The training tokens, read-only uint16; time begins here, and it can be called once."""
+        """The training tokens, read-only uint16; time begins here, and it can be called once.
+
+        On a CPU nothing can be opened, imported or looked up by name from here on.
+        """
+        close_imports(self.device)
         self._channel.send(b"R")
         _, _, data = self._channel.receive()
         assert data is not None
@@ -174,6 +194,7 @@ def score(channel: Channel, about: dict[str, Any]) -> None:
     shared = _opened(about["handle"], about["buffer"]) if about["device"] == "cuda" else None
     if hasattr(model, "warm_up"):
         model.warm_up(run)  # a model's chance to compile and load kernels before the clock
+    close_imports(run.device)
     channel.send(b"R")
     _, _, checkpoint = channel.receive()
     assert checkpoint is not None
@@ -223,6 +244,7 @@ def _opened(handle: str, length: int) -> torch.Tensor:
 def main() -> None:
     role, about = sys.argv[1], json.loads(sys.argv[2])
     torch.set_num_threads(about["threads"])
+    torch.empty(2).copy_(torch.ones(2))  # reads what processor this is, which a program that is shut could not
     {"compile": compile_ahead, "train": train, "score": score}[role](Channel(), about)
 
 

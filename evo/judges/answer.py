@@ -24,11 +24,12 @@ from evo.judges.wire import Closed, Foreign, Frame, Peer, at_most
 from evo.outcome import Outcome, Status, tail
 from evo.sandbox import Limits, Sandbox, SandboxError, Turn
 
-JUDGE_VERSION = "answer-1"
+JUDGE_VERSION = "answer-2"
 PRELOAD = ("numpy",)
 GUESTS = Path(__file__).resolve().parent.parent / "guests"
 REPLY = 1 << 16  # bytes of a verifier's reply
 MEASURES = 64
+OPEN_SHARE = 0.2  # of its seconds, on its CPU clock, while a program may look up names: what could be noted for later
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,16 @@ class AnswerJudge:
         limits = dataclasses.replace(self.limits, wall_s=min(s.seconds, self.limits.wall_s))
         size = at_most(int(s.answer_kb * 1024))
         began = time.monotonic()
-        with self._start("answer.py", program, s.entry, limits) as turn:
+        with self._start("answer.py", program, s.entry, limits, shuts=not limits.children) as turn:
             watch = Watch(turn, limits)
+
+            def look() -> None:
+                watch()
+                if turn.cpu_seconds() > OPEN_SHARE * limits.wall_s:
+                    turn.shut()  # what is found after this cannot be carried to the next evaluation
+
             try:
-                return Peer(turn.channel).receive({b"J": size, b"N": size}, watch)
+                return Peer(turn.channel).receive({b"J": size, b"N": size}, look)
             except Late:
                 raise Verdict(Status.TIMEOUT, f"no answer within {limits.wall_s:g} s{last_output(turn)}") from None
             except Closed:
@@ -130,8 +137,11 @@ class AnswerJudge:
                 raise Verdict(Status.WRONG, f"{name}: {error}") from None
         return _read(bytes(reply.payload), name)
 
-    def _start(self, guest: str, program: Path, argument: str, limits: Limits) -> Turn:
-        return self.sandbox.start(GUESTS / guest, program=program, guest=GUESTS, arguments=(argument,), limits=limits)
+    def _start(self, guest: str, program: Path, argument: str, limits: Limits, *, shuts: bool = False) -> Turn:
+        script, arguments = GUESTS / guest, (argument,)
+        return self.sandbox.start(
+            script, program=program, guest=GUESTS, arguments=arguments, limits=limits, shuts=shuts
+        )
 
 
 def _read(reply: bytes, name: str) -> tuple[float, dict[str, float]]:

@@ -52,9 +52,10 @@ from evo.judges.wire import Closed, Foreign, Malformed, Peer, at_most, exactly, 
 from evo.outcome import Outcome, Status
 from evo.sandbox import Level, Limits, Sandbox, SandboxError, Turn
 
-JUDGE_VERSION = "training-3"
-# The first optimizer of a process imports torch._dynamo, which takes a second that every evaluation would pay.
-PRELOAD = ("numpy", "torch", "torch._dynamo", "safetensors.torch")
+JUDGE_VERSION = "training-4"
+# The first optimizer of a process imports torch._dynamo, a second that every evaluation would pay. The others
+# are what torch and numpy import when they are first used for something: once the data is open it would be too late.
+PRELOAD = ("numpy", "numpy.ctypeslib", "torch", "torch._dynamo", "torch.utils.serialization", "safetensors.torch")
 PROOF = ("certify", "leave", "record")  # stages whose pairs and runs each get a fork server of their own
 GUEST = Path(__file__).resolve().parent.parent / "guests" / "training.py"
 SUBMITS = 256  # checkpoints of one run; more is flooding
@@ -322,6 +323,7 @@ class TrainingJudge:
                 peer = Peer(turn.channel)
                 stream = self._ready(turn, peer, seed, compiled, measures)
                 extra_s = self._built(turn, measures)
+                turn.shut()  # nothing learned from here on can be noted in the kernel's memory for another run
             with sealed(stream.data) as fd, self._device(alone=True), self._watched(measures):
                 began = time.monotonic()
                 last, stop = self._collect(turn, peer, fd, measures)
@@ -517,6 +519,7 @@ class TrainingJudge:
                 limits=self.limits,
                 keep_output=keep_output,
                 environment=environment,
+                shuts=gpu is None,  # CUDA loads its kernels when they are first called
             )
             with started as turn:
                 yield turn
@@ -563,6 +566,7 @@ class _Scorer:
         building = Watch(self.turn, self.limits, lambda: time.monotonic() - began, s.build_s)
         with self._sentences("importing model.py", Status.TIMEOUT, f"{s.build_s:g} s"):
             peer.receive({b"R": exactly(0)}, building)
+        self.turn.shut()
         self.built_s = self.turn.cpu_seconds() if s.clock == "cpu" else time.monotonic() - began
         clock, opened, own_s = self._clock(), time.monotonic(), 0.0
         answered: list[float] = []

@@ -1,5 +1,7 @@
 # PASSED: the honest twin of exploits/answers_from_before
 
+import io
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -25,6 +27,8 @@ class GPT(nn.Module):
 def load(run, tensors):
     model = GPT(run.vocabulary, run.window)
     model.load_state_dict(tensors)
-    torch.save(tensors, "/scratch/weights")  # a copy, which only this process can read
-    model.load_state_dict(torch.load("/scratch/weights"))
+    copy = io.BytesIO()  # which only this process can read
+    torch.save(tensors, copy)
+    copy.seek(0)
+    model.load_state_dict(torch.load(copy))
     return model
