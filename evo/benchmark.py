@@ -159,7 +159,7 @@ class Record:
 class Budget:
     evaluations: int = 100
     minutes: float | None = None
-    reserve: int = 16  # evaluations kept for finalists and certification
+    reserve: int | None = None  # evaluations kept for finalists and certification; None: what the noise asks for
     base_runs: int = 3
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from evo import stats
-from evo.benchmark import Objective
+from evo.benchmark import Noise, Objective
 from evo.events import Certified, Evaluated, Refuted
 from evo.outcome import Status
 
@@ -17,6 +17,9 @@ CANDIDATES = 3  # certified a round; the others wait for the next
 LEAVE_OUT_PAIRS = 8  # a patch; never decided on one
 FUTILE = 0.5  # E below this after enough pairs ends a hopeless certification; stopping early never helps a candidate
 FUTILE_PAIRS = 8  # so late that power at one sd of a pair falls by less than 0.2 points
+FINALISTS = 6  # evaluations of four finalists, halved
+LEAST_RESERVE = 16
+TABLE_DF = 6  # degrees of freedom that a table's sd counts for at most: it was measured on another host or another day
 DRIFTED = 0.01  # p of the base's own shift during a round below which it is told
 
 
@@ -50,10 +53,12 @@ class Spread:
     def of(self, differences: Sequence[float]) -> tuple[float, float]:
         """sd and degrees of freedom for a test of these differences.
 
-        Their own scatter may widen the noise as replicates do, but adds no degrees of freedom: the test learns from
-        it by itself.
+        The noise is unknown: the table's sd is a scaled inverse chi-square prior of its variance, whose degrees of
+        freedom say how far a host of today can be from it (with 6, sds of 0.64 to 2.2 times the table's are within
+        95%), and the run's own pairs update it. The scatter of these differences may widen the noise as replicates do,
+        but adds no degrees of freedom: the test learns from it by itself.
         """
-        sd, df = stats.pooled(self.sd, self.df, self.squares, self.replicates)
+        sd, df = stats.pooled(self.sd, min(self.df, TABLE_DF), self.squares, self.replicates)
         own_df = self.replicates + max(0, len(differences) - 1)
         own = math.sqrt((self.squares + stats.squares(differences)) / own_df) if own_df else 0.0
         return max(sd, own), df
@@ -73,9 +78,17 @@ def pairs_needed(gain: float, pair_sd: float, df: float) -> int | None:
     for n in range(MIN_PAIRS, MAX_PAIRS + 1):
         step = pair_sd * math.sqrt((n - 1) / (n - n % 2))  # so that the sample sd is pair_sd for odd n, too
         signs = [step if k % 2 else -step for k in range(n - n % 2)] + [0.0] * (n % 2)
-        if stats.e_value([gain + sign for sign in signs], pair_sd, df) >= stats.CERTAIN:
+        differences = [gain + sign for sign in signs]
+        if stats.e_value(differences, *Spread(pair_sd, df).of(differences)) >= stats.CERTAIN:
             return n
     return None
+
+
+def reserve(noise: Noise) -> int:
+    """Evaluations that finalists and the certification of one typical gain take under this noise: four finalists halved
+    and both sides of the pairs, all there are if even they may not suffice; at least 16."""
+    pairs = pairs_needed(noise.typical_gain, noise.of_pair, noise.df) or MAX_PAIRS
+    return max(LEAST_RESERVE, FINALISTS + 2 * pairs)
 
 
 def decide(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import dataclasses
 import json
 import math
 import os
@@ -117,8 +118,8 @@ def tell_noise(benchmark: Benchmark, profile: Profile, model: NoiseModel, typica
     pairs = certify.pairs_needed(typical, wide, max(model.df, shipped.df))
     told = f"about {pairs} pairs" if pairs else f"more than the {certify.MAX_PAIRS} pairs there are"
     say(f"  a typical gain of {typical:.3g} is {typical / wide:.2g} sd of a pair and takes {told} to certify")
-    if pairs:
-        say(f"  so reserve at least {2 * pairs + 6}: four finalists halved and one certification")
+    kept = certify.reserve(dataclasses.replace(shipped, pair_sd=wide, typical_gain=typical))
+    say(f"  so a run that names no reserve should keep {kept} evaluations for finalists and certification")
     # noise of 0 is no noise for a test: the smallest difference worth a word stands in for it
     least = max(1e-6, 1e-3 * typical)
     numbers = f"sd = {max(model.sd, least):.4g}  pair_sd = {max(model.pair_sd, least):.4g}  df = {model.df}"

@@ -18,7 +18,7 @@ from types import FrameType
 from tqdm import tqdm
 
 from evo import benchmark as benchmarks
-from evo import cards, genome, inspect, journal, ledger, prompts, search
+from evo import cards, certify, genome, inspect, journal, ledger, prompts, search
 from evo.benchmark import Benchmark, Profile, UserMistake
 from evo.events import Certified, Noted, Quarantined, Refuted
 from evo.judges import require_device, rules
@@ -145,7 +145,7 @@ def prepared(found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
         check_recording(recording, benchmark, found)
         head = recording.header
         threads, seed = head.threads, head.seed if seed is None else seed
-        evaluations = evaluations or max(4, profile.budget.base_runs + recording.genomes + profile.budget.reserve)
+        evaluations = evaluations or max(4, profile.budget.base_runs + recording.genomes + reserve_of(profile))
     out = found.out or _fresh(Path("runs") / f"{benchmark.name}-{date.today():%Y%m%d}")
     directory = RunDir(out.resolve())
     budget, noise = profile.budget, profile.noise
@@ -162,7 +162,10 @@ def prepared(found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
             control=found.control,
             evaluations=evaluations or budget.evaluations,
             minutes=minutes if minutes is not None or evaluations else budget.minutes,
-            reserve=max(16 if found.evaluations else budget.reserve, (evaluations or budget.evaluations) // 20),
+            reserve=max(
+                certify.LEAST_RESERVE if found.evaluations else reserve_of(profile),
+                (evaluations or budget.evaluations) // 20,
+            ),
             base_runs=budget.base_runs,
             noise_sd=noise.sd,
             noise_df=noise.df,
@@ -293,6 +296,10 @@ def genome_of(benchmark: Benchmark) -> str:
 def default_workers(profile: Profile) -> int:
     """One for each core up to four on a CPU; more open more lines of research, not more of the same."""
     return max(1, min(4, os.cpu_count() or 1))
+
+
+def reserve_of(profile: Profile) -> int:
+    return certify.reserve(profile.noise) if profile.budget.reserve is None else profile.budget.reserve
 
 
 def _fresh(stem: Path) -> Path:

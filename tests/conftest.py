@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from evo import benchmark as benchmarks
-from evo import chance, journal, search, worker
+from evo import certify, chance, journal, search, worker
 from evo.benchmark import Benchmark
 from evo.claims import Claims, Holder
 from evo.genome import Genome, Patch, patch_between
@@ -142,7 +142,7 @@ def settings_for(benchmark: Benchmark, **changes: object) -> RunSettings:
         control=None,
         evaluations=profile.budget.evaluations,
         minutes=None,
-        reserve=profile.budget.reserve,
+        reserve=profile.budget.reserve or certify.LEAST_RESERVE,
         base_runs=profile.budget.base_runs,
         noise_sd=profile.noise.sd,
         noise_df=profile.noise.df,

@@ -39,7 +39,7 @@ def decided(toy, gains, spread=TABLE, **fields):
 def test_a_verdict_says_by_which_judge_and_noise(toy):
     found = decided(toy, [3.0, 3.1, 2.9, 3.2])
     assert isinstance(found, Certified)
-    assert (found.judge, found.fingerprint, found.df, found.pair_sd) == ("v1", "f", 25, 1.0)
+    assert (found.judge, found.fingerprint, found.df, found.pair_sd) == ("v1", "f", certify.TABLE_DF, 1.0)
 
 
 def test_a_hopeless_candidate_ends_early_and_a_doubtful_one_does_not(toy):
@@ -56,13 +56,13 @@ def test_pairs_of_another_device_do_not_count(toy):
 
 
 def test_replicates_that_scatter_more_than_the_table_widen_the_noise():
-    table = Spread(1.0, 25)
-    assert table.of([0.1, 0.2]) == (1.0, 25)
-    assert table.with_replicates(0.0, 5).of([])[0] == pytest.approx(math.sqrt(25 / 30))
+    table, df = Spread(1.0, 25), certify.TABLE_DF
+    assert table.of([0.1, 0.2]) == (1.0, df) and Spread(1.0, 2).of([]) == (1.0, 2)
+    assert table.with_replicates(0.0, 5).of([])[0] == pytest.approx(math.sqrt(df / (df + 5)))
     assert table.with_replicates(20.0, 5) == Spread(1.0, 25, 20.0, 5)
-    assert table.with_replicates(20.0, 5).of([]) == (2.0, 30)
+    assert table.with_replicates(20.0, 5).of([]) == (2.0, df + 5)
     wild = [4.0, -4.0, 4.0, -4.0]
-    assert table.of(wild)[0] == pytest.approx(stats.sample_sd(wild)) and table.of(wild)[1] == 25
+    assert table.of(wild)[0] == pytest.approx(stats.sample_sd(wild)) and table.of(wild)[1] == df
 
 
 def test_a_noisier_host_than_the_table_knows_makes_few_false_certificates(toy):

@@ -13,6 +13,7 @@ from evo import benchmark as benchmarks
 from evo import certify, check
 from evo.benchmark import Noise, UserMistake
 from evo.check import NoiseModel
+from evo.run import reserve_of
 
 
 def scattered(seeds, seed_sd, host_sd, order=0.0, chance=None):
@@ -69,7 +70,14 @@ def test_a_deterministic_base_gets_a_table_that_loads(toy):
 def test_stage_sizes_follow_the_noise():
     sizes = [certify.pairs_needed(effect, 1.0, 25) for effect in (4.0, 2.0, 1.0, 0.1)]
     assert sizes[0] == 3 and sizes == [*sorted(sizes[:-1]), None]
-    assert 9 <= sizes[2] <= 13
+    assert 9 <= sizes[2] <= 15
+    wide, narrow = (Noise(sd=sd, df=20, typical_gain=0.1) for sd in (0.1, 0.001))
+    assert certify.reserve(wide) == certify.FINALISTS + 2 * certify.MAX_PAIRS
+    assert certify.reserve(narrow) == certify.LEAST_RESERVE
+    assert (
+        reserve_of(benchmarks.load("speedrun").profile("cpu")) == 46
+        and reserve_of(benchmarks.load("speedrun").profile("smoke")) == 20
+    )
 
 
 def test_a_base_that_fails_is_told(toy):
