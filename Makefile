@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORPUS := .data/django-5.2.19-py3-none-any.whl
 
-.PHONY: run test test-gpu test-models env check clean
+.PHONY: run test test-gpu test-models test-slurm env check clean
 
 run: env
 	$(BIN)/python -m evo.run --benchmark speedrun
@@ -14,6 +14,10 @@ test: env
 # The tests that need a CUDA device.
 test-gpu: env
 	$(BIN)/python -m pytest -m gpu -rs
+
+# As root, where Slurm and munge are installed: a controller and a node of one's own for the test.
+test-slurm: env
+	$(BIN)/python -m pytest -m slurm -rs tests/test_slurm.py
 
 # A real server with a small local model; its first build takes about ten minutes and stays in .data.
 test-models: env .data/llama/.ready

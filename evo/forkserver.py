@@ -650,7 +650,8 @@ class Candidate:
 
     def no_privilege(self) -> None:
         if not self.facts["root"] or "user" not in self.holding:
-            forget_capabilities(self.facts["last_capability"])
+            with contextlib.suppress(PermissionError):  # an ordinary user outside a namespace has none to drop
+                forget_capabilities(self.facts["last_capability"])
         syscall("capset", struct.pack("=II", 0x20080522, 0), bytes(24))
         prctl(PR_SET_NO_NEW_PRIVS, 1, "no_new_privs")
 

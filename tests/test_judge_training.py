@@ -138,6 +138,7 @@ def test_a_bigram_table_scores_what_it_should(bench: Bench, corpus: Corpus) -> N
     assert found.score == pytest.approx(expected, rel=0.01)  # the blocks of the stream are permuted
     assert found.score == found.measures["loss"]
     names = "loss private_loss gap seconds cpu_s wall_s score_s load_s build_s peak_mb submits checkpoint_mb overhead_s"
+    names += " answer_peaks"
     assert set(found.measures) == set(names.split())
     assert abs(found.measures["gap"]) < 0.1
     assert 0 < found.measures["cpu_s"] < 2 and found.measures["seconds"] == found.measures["cpu_s"]
@@ -505,6 +506,30 @@ def test_agreement_tolerates_rounding_and_nothing_else() -> None:
     noisy = whole.copy()
     noisy[at_targets] += np.where(np.arange(300) % 2, 0.04, -0.045).astype(np.float32)  # hides its bias in noise
     assert (disagreement(whole, noisy, targets, 0.15) or "").startswith("spread")
+
+
+def test_seeds_of_a_proof_cannot_be_foreseen(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who writes a patch could try comments until its genome's name gives lucky seeds."""
+    seen: list[int] = []
+
+    def judged(self: TrainingJudge, program: Path, seed: int, measures: dict[str, float]) -> Outcome:
+        seen.append(seed)
+        return Outcome.failed(Status.WRONG, "not run")
+
+    class Renewed:
+        level = Level(tuple(Layer("syscalls", True, "") for _ in range(1)))
+
+        def renew(self) -> None:
+            pass
+
+    monkeypatch.setattr(TrainingJudge, "_judge", judged)
+    for secret in (b"one", b"one", b"other"):
+        judge = TrainingJudge(SETTINGS, LIMITS, tmp_path, Renewed(), corpus, secret=secret)  # type: ignore[arg-type]
+        for stage in ("certify0-g", "leave3-g-p", "record1", "screen"):
+            judge.judge(tmp_path, stage=stage, seed=7)
+    one, again, other = seen[:4], seen[4:8], seen[8:]
+    assert one == again and one[3] == other[3] == 7
+    assert all(ours != theirs and ours != 7 and 0 <= ours < 1 << 31 for ours, theirs in zip(one[:3], other[:3]))
 
 
 # A whole evaluation against an honest speaker whose framing is spoiled at one place.
