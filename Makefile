@@ -17,7 +17,7 @@ test-gpu: env
 
 # As root, where Slurm and munge are installed: a controller and a node of one's own for the test.
 test-slurm: env
-	$(BIN)/python -m pytest -m slurm -rs tests/test_slurm.py
+	EVO_SLURM=1 $(BIN)/python -m pytest -m slurm -rs tests/test_slurm.py
 
 # A real server with a small local model; its first build takes about ten minutes and stays in .data.
 test-models: env .data/llama/.ready

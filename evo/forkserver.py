@@ -312,6 +312,7 @@ def install_filter(program: bytes, listener: bool = False) -> int:
 
 
 RECEIVE, SEND, LET_PASS = 0xC0502100, 0xC0182101, 1  # linux/seccomp.h
+STOP_S = 3.0  # below what the judge waits for a turn to be shut
 STAT_BYTES = {"x86_64": 144, "aarch64": 128}
 
 
@@ -361,9 +362,14 @@ class Names:
         A call that waits for an answer is broken off by the stop, and asks again when the candidate goes on.
         """
         self.closed = True
+        until = time.monotonic() + STOP_S
         os.kill(self.candidate, signal.SIGSTOP)
         while any(state not in "TtZXx" for state in self.states()):
+            if time.monotonic() > until:  # its own threads wake it: its failure, not ours
+                os.kill(self.candidate, signal.SIGKILL)
+                return
             time.sleep(0.0002)
+            os.kill(self.candidate, signal.SIGSTOP)
         os.kill(self.candidate, signal.SIGCONT)
 
     def states(self) -> list[str]:

@@ -40,6 +40,7 @@ BOOT_S = 120.0  # importing torch from a cluster's shared file system can take m
 SETUP_S = 60.0
 INIT, CANDIDATE = 0, 1  # the order of a turn's pidfds
 PAUSE_S = 5.0
+AWAKE_S = 5e-3  # of CPU time; a way into the stop takes microseconds, from within a driver more
 READ_KB = 256  # that a shut turn may read from disks without a trace being suspected; a page is one bit at most
 SHUT = b"shut"
 REAP_S = 60.0  # a process that holds a GPU's memory takes its time to end
@@ -433,6 +434,7 @@ class Turn:
         self._pidfds: list[int] = []
         self._pid = 0
         self._paused: list[int] = []
+        self._ran_s = 0.0
         self._verdict: str | None = None  # why this side killed
         self._ending: Ending | None = None
         self._ended = threading.Event()
@@ -563,12 +565,25 @@ class Turn:
             self._paused = [pid for pid, _ in found]
             running = [pid for pid, state in found if state not in "TtZXx"]
             if not running:
+                self._ran_s = self._run_time()
                 return
             for pid in running:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGSTOP)
             if time.monotonic() > deadline:
                 raise SandboxError(f"process {self._pid} could not be stopped within {PAUSE_S:.0f} s")
+
+    def awake(self) -> bool:
+        """Whether something that `pause` stopped has run since: a timer of its own can wake a process."""
+        return self._run_time() - self._ran_s > AWAKE_S
+
+    def _run_time(self) -> float:
+        """CPU seconds so far of everything that is stopped."""
+        total = 0.0
+        for pid in self._paused:
+            with contextlib.suppress(OSError):
+                total += time.clock_gettime(~pid << 3 | 2)
+        return total
 
     def resume(self) -> None:
         """Lets go on what `pause` has stopped."""

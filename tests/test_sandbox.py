@@ -564,6 +564,21 @@ def test_cpu_clock_is_readable_after_a_kill_and_after_the_turn(sandbox: Sandbox,
     assert turn.cpu_seconds() == last
 
 
+def test_what_wakes_while_it_is_stopped_is_noticed(sandbox: Sandbox, place: Path) -> None:
+    """As by a timer whose signal is SIGCONT, which woke 3 of 20 stopped processes here."""
+    script = written(place, "import os\nos.write(3, b'x')\nwhile True: pass")
+    with sandbox.start(script, program=place / "program", guest=place / "guest", limits=Limits(wall_s=10)) as turn:
+        turn.channel.recv(1)
+        turn.pause()
+        time.sleep(0.02)
+        assert not turn.awake()
+        os.kill(turn._pid, signal.SIGCONT)
+        until = time.monotonic() + 5
+        while not turn.awake() and time.monotonic() < until:
+            time.sleep(0.01)
+        assert turn.awake()
+
+
 @guards("calls")
 def test_dangerous_calls_are_refused(run: Callable[..., Result]) -> None:
     result = run(

@@ -19,6 +19,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "srun")
 MISSING = [name for name in PROGRAMS if shutil.which(name) is None]
 pytestmark = [
     pytest.mark.slurm,
+    pytest.mark.skipif("EVO_SLURM" not in os.environ, reason="make test-slurm: a controller and a node are started"),
     pytest.mark.skipif(bool(MISSING) or os.geteuid() != 0, reason=f"needs root and {', '.join(MISSING) or 'Slurm'}"),
 ]
 CONFIGURATION = """\
@@ -104,7 +105,7 @@ def test_an_array_of_two_joins_one_run(slurm: dict[str, str], tmp_path: Path) ->
         time.sleep(0.5)
     logs = "\n".join(file.read_text() for file in tmp_path.glob("task-*.log"))
     judged = [
-        {json.loads(line)["task"]["genome"] for line in file.read_text().splitlines() if '"evaluated"' in line}
+        {json.loads(line)["task"][0] for line in file.read_text().splitlines() if '"event":"evaluated"' in line}
         for file in (out / "events").glob("*.jsonl")
     ]
     assert sum(bool(genomes) for genomes in judged) >= 2, logs  # two workers judged

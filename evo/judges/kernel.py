@@ -192,6 +192,8 @@ class Worker:
 
     def go(self) -> None:
         if self.stopped:
+            if self.turn.awake():
+                raise self._ended(Status.CHEATED, "ran while it was stopped, when its inputs were being filled")
             self.turn.resume()
             self.stopped = False
 
