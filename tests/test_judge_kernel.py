@@ -142,9 +142,17 @@ def test_work_moved_to_the_beginning_of_a_burst_is_charged():
 
 
 def test_the_pacer_corrects_within_bounds_and_not_for_its_own_noise():
-    assert kernel.paced(100, 101) == 1.0
-    assert kernel.paced(100, 110) == pytest.approx(100 / 110)
-    assert kernel.paced(100, 300) == kernel.ADJUST[0]
+    assert kernel.paced(100, 100, 0.0) == 1.0
+    assert kernel.paced(100, 101, 0.05) == pytest.approx(1, abs=0.001)
+    assert kernel.paced(100, 110, 0.001) == pytest.approx(100 / 110, abs=0.001)
+    assert kernel.paced(100, 300, 0.01) == kernel.ADJUST[0]
+
+
+def test_no_call_finds_a_tensor_where_an_earlier_one_did(judge, monkeypatch):
+    monkeypatch.setattr(kernel, "SHIFTS", 8)
+    with judge._staged(judge.workloads[0], slots=1) as stage:
+        found = [judge._offsets(stage, 0) for _ in range(8)]
+    assert all(len(set(places)) == 8 for places in zip(*found))
 
 
 def test_shipped_tasks_pass_the_task_check():

@@ -73,15 +73,18 @@ class DeviceBuffers:
             self._driver.cuIpcCloseMemHandle(old)
         self._open = []
         torch.cuda.empty_cache()
-        found = []
+        found, wholes = [], {}
         for buffer in about:
-            address = ctypes.c_uint64()
-            handle = Handle.from_buffer_copy(bytes.fromhex(buffer["handle"]))
-            error = self._driver.cuIpcOpenMemHandle_v2(ctypes.byref(address), handle, 1)
-            if error:
-                raise RuntimeError(DRIVER_ERROR.format("to open a shared buffer", error))
-            self._open.append(address.value)
-            found.append(torch.as_tensor(Memory(address.value, buffer["bytes"]), device="cuda"))
+            name = buffer["handle"]
+            if name not in wholes:
+                address = ctypes.c_uint64()
+                handle = Handle.from_buffer_copy(bytes.fromhex(name))
+                error = self._driver.cuIpcOpenMemHandle_v2(ctypes.byref(address), handle, 1)
+                if error:
+                    raise RuntimeError(DRIVER_ERROR.format("to open shared memory", error))
+                self._open.append(address.value)
+                wholes[name] = torch.as_tensor(Memory(address.value, buffer["whole"]), device="cuda")
+            found.append(wholes[name][buffer["start"] : buffer["start"] + buffer["bytes"]])
         return found
 
 

@@ -1,7 +1,8 @@
 """Memory that a judge shares with workers: CUDA allocations by IPC handle, or on the CPU one memory file.
 
-Every shared buffer on a device is an allocation of its own, in whole 2 MiB pages: an IPC handle covers the allocation
-it was made from, so nothing else may lie in it. What is secret (kept outputs, oracles) is torch's own memory.
+All shared buffers of a workload are one allocation, each in whole 2 MiB pages of it: an IPC handle covers the
+allocation it was made from, so nothing but what is shared may lie in it, and hundreds of handles take long to open.
+What is secret (kept outputs, oracles) is torch's own memory.
 """
 
 from __future__ import annotations
@@ -50,22 +51,25 @@ class DevicePool:
         driver.cuMemFree_v2.argtypes = [ctypes.c_uint64]
         driver.cuIpcGetMemHandle.argtypes = [ctypes.POINTER(_Handle), ctypes.c_uint64]
         self._driver = driver
-        self._addresses: list[int] = []
         self.tensors: list[Any] = []
-        self._about: list[dict[str, Any]] = []
+        starts, total = [], 0
         for size in sizes:
-            whole = -(-size // PAGE) * PAGE
-            address = ctypes.c_uint64()
-            if error := driver.cuMemAlloc_v2(ctypes.byref(address), whole):
-                self.close()
-                raise MemoryError(f"the device has no room for {sum(sizes) >> 20} MB of shared buffers (error {error})")
-            self._addresses.append(address.value)
-            handle = _Handle()
-            if error := driver.cuIpcGetMemHandle(ctypes.byref(handle), address.value):
-                self.close()
-                raise OSError(f"the driver exports no memory to other processes here (error {error})")
-            self.tensors.append(torch.as_tensor(_Memory(address.value, size), device="cuda"))
-            self._about.append({"handle": bytes(handle.reserved).hex(), "bytes": size})
+            starts.append(total)
+            total += -(-size // PAGE) * PAGE
+        address = ctypes.c_uint64()
+        if error := driver.cuMemAlloc_v2(ctypes.byref(address), total):
+            raise MemoryError(f"the device has no room for {total >> 20} MB of shared buffers (error {error})")
+        self._address: int | None = address.value
+        handle = _Handle()
+        if error := driver.cuIpcGetMemHandle(ctypes.byref(handle), address.value):
+            self.close()
+            raise OSError(f"the driver exports no memory to other processes here (error {error})")
+        whole = torch.as_tensor(_Memory(address.value, total), device="cuda")
+        self.tensors = [whole[start : start + size] for start, size in zip(starts, sizes)]
+        name = bytes(handle.reserved).hex()
+        self._about = [
+            {"handle": name, "whole": total, "start": start, "bytes": size} for start, size in zip(starts, sizes)
+        ]
 
     def about(self) -> list[dict[str, Any]]:
         return self._about
@@ -75,9 +79,9 @@ class DevicePool:
 
         torch.cuda.synchronize()
         self.tensors = []
-        for address in self._addresses:
-            self._driver.cuMemFree_v2(address)
-        self._addresses = []
+        if self._address is not None:
+            self._driver.cuMemFree_v2(self._address)
+            self._address = None
 
 
 class HostPool:

@@ -44,18 +44,17 @@ from evo.outcome import Outcome, Status
 from evo.problem import DISTRIBUTIONS, DTYPES, Task, Workload
 from evo.sandbox import Limits, Sandbox, SandboxError, Turn
 
-JUDGE_VERSION = "kernel-1"
+JUDGE_VERSION = "kernel-2"
 GUEST = Path(__file__).resolve().parent.parent / "guests" / "kernel.py"
 HAS_GPU = Path("/dev/nvidiactl").exists()
 PRELOAD = ("numpy", "torch", *(("triton",) if HAS_GPU and find_spec("triton") else ()))
 GUARD = 4096  # bytes before and after every output
-SHIFT, SHIFTS = 256, 32  # the address of every tensor moves by a random one of so many steps of so many bytes
+SHIFT, SHIFTS = 256, 4096  # a tensor moves by one of so many steps of so many bytes, a buffer's never the same twice
 PROBE_MB = 512  # written between fill and burst: empties the L2 and shows whether the device was idle
 ROOM_MB = 4096  # that a worker must leave on the device
 PROFILE_BYTES = 4096
 TRUSTED_S = 24 * 3600.0
 ADJUST = (0.8, 1.25)  # the pacer corrects a kernel's time by no more than this
-ALIKE = 0.02  # and not at all for so little, which is its own noise
 STEADY = 0.015  # a spread above this asks for more bursts
 EXTENSIONS = 1  # as many again, at most so many times
 
@@ -211,6 +210,8 @@ class Stage:
     pool: Pool
     private: list[list[Any]]  # [slot][output]
     filled: dict[int, tuple[int, ...]] = field(default_factory=dict)  # where each slot's values lie
+    sums: dict[int, list[Any]] = field(default_factory=dict)  # and what they add up to
+    used: set[tuple[int, int]] = field(default_factory=set)  # (buffer, offset) that a call has had
     kept: list[Kept] = field(default_factory=list)
 
     def buffer(self, slot: int, tensor: int) -> int:
@@ -282,9 +283,8 @@ class KernelJudge:
         """S, the mean over all workloads. The seed plays no part: values come from the judge's secret."""
         measures: dict[str, float] = {}
         began = time.monotonic()
-        card = f"{self.settings.device}{os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
         try:
-            with turn(alone=True, folder=Path(tempfile.gettempdir()) / f"evo-kernel-{card}-{os.getuid()}"):
+            with self.alone():
                 return self._judged(program, measures, began)
         except Verdict as verdict:
             return Outcome.failed(verdict.status, verdict.detail, **measures)
@@ -293,6 +293,17 @@ class KernelJudge:
             return Outcome.failed(Status.LOST, f"the judge's own worker failed: {failed}", **measures)
         except SandboxError as error:
             return Outcome.failed(Status.LOST, f"the sandbox could not be started: {error}", **measures)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Holds this card for one measurement, and leaves its memory to the judges that wait for it."""
+        card = f"{self.settings.device}{os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
+        with turn(alone=True, folder=Path(tempfile.gettempdir()) / f"evo-kernel-{card}-{os.getuid()}"):
+            try:
+                yield
+            finally:
+                if self.settings.device == "cuda":
+                    self._torch.cuda.empty_cache()
 
     def fingerprint(self) -> Mapping[str, str]:
         found = {
@@ -359,7 +370,7 @@ class KernelJudge:
                 lines.append(f"{name}: right; {us:.0f} us, the reference {pace:.0f} us on this CPU (no S)")
                 continue
             base = frozen[workload.uuid]
-            us *= paced(base.pacer_us, pace)
+            us *= paced(base.pacer_us, pace, math.hypot(base.spreads[base.pacer], timings["pacer"].spread))
             value = sol.score(us, base.limit_us, base.best_us)
             scores.append(value)
             measures[f"us_{workload.uuid}"] = us
@@ -448,7 +459,8 @@ class KernelJudge:
             base = self.frozen[workload.uuid]
             sides = {"again": (trusted, base.best), "pacer": (trusted, base.pacer), "idle": (trusted, "null")}
             timings, _, _ = self._interleaved(workload, sides, None)
-            us = timings["again"].us * paced(base.pacer_us, timings["pacer"].us)
+            noise = math.hypot(base.spreads[base.pacer], timings["pacer"].spread)
+            us = timings["again"].us * paced(base.pacer_us, timings["pacer"].us, noise)
             found[workload.uuid] = sol.score(us, base.limit_us, base.best_us)
         return found
 
@@ -477,10 +489,11 @@ class KernelJudge:
                 few = min(4, stage.slots)
                 probe = self._burst(stage, worker, program, few, fill=name == judged).microseconds
                 longest[name] = max(3, min(stage.slots, int(1e3 * s.burst_ms * few / probe)))
-                self._burst(stage, worker, program, longest[name], fill=name == judged)
+                self._burst(stage, worker, program, longest[name], fill=False)  # untimed: old values will do
             bursts: dict[str, list[Burst]] = {name: [] for name in sides}
+            unsteady = set(sides)
             for _ in range(EXTENSIONS + 1):
-                plan = [name for name in sides for _ in range(s.bursts)]
+                plan = [name for name in sides if name in unsteady for _ in range(s.bursts)]
                 self._chance.shuffle(plan)
                 for k, name in enumerate(plan):
                     worker, program = sides[name]
@@ -493,10 +506,13 @@ class KernelJudge:
                     found = {n: _mean(b) for n, b in bursts.items() if n != "idle"}
                     break
                 found = {n: timing(b, bursts["idle"]) for n, b in bursts.items() if n != "idle"}
-                if all(t.spread < STEADY for t in found.values()):
+                unsteady = {n for n, t in found.items() if t.spread >= STEADY}
+                if not unsteady:
                     break
+                unsteady.add("idle")
             if judged is not None:
                 self._was_idle(bursts, judged)
+                self._was_left_alone(stage)
                 if s.profile and workload is self.workloads[0]:
                     self.profiled = self._profile(stage, *sides[judged])
             for worker in workers.values():
@@ -522,6 +538,14 @@ class KernelJudge:
         worker.go()
         worker.ask(b"B", self.settings.call_s, b"[]")
         worker.stop()
+
+    def _was_left_alone(self, stage: Stage) -> None:
+        """A kernel that writes where it was not sent, between its calls, could slow what paces it."""
+        torch = self._torch
+        before = torch.stack([part for slot in range(stage.slots) for part in stage.sums[slot]])
+        after = [part for slot in range(stage.slots) for part in self._sums(stage, slot, stage.filled[slot])]
+        if bool((before != torch.stack(after)).any()):
+            raise Verdict(Status.WRONG, f"workload {_public(stage.workload)}: wrote into inputs of other calls")
 
     def _was_idle(self, bursts: Mapping[str, list[Burst]], judged: str) -> None:
         """A kernel that goes on while its process is stopped takes its share of the device from the probe."""
@@ -552,7 +576,7 @@ class KernelJudge:
         within = within_s or self.settings.call_s
         slots = self._chance.sample(range(stage.slots), calls)
         # Who only paces reads the values that lie there: indices at a shifted address would be other numbers.
-        offsets = [self._offsets(stage) if fill else stage.filled[slot] for slot in slots]
+        offsets = [self._offsets(stage, slot) if fill else stage.filled[slot] for slot in slots]
         worker.go()
         about = {
             "program": program,
@@ -594,10 +618,21 @@ class KernelJudge:
                     stage.kept.append(Kept(*draws[k], offsets[k][len(stage.inputs) :], copies))
         return Burst(calls, elapsed, probe_us)
 
-    def _offsets(self, stage: Stage) -> tuple[int, ...]:
-        steps = [SHIFT * self._chance.randrange(SHIFTS) for _ in range(len(stage.inputs) + len(stage.outputs))]
-        guards = [0] * len(stage.inputs) + [GUARD] * len(stage.outputs)
-        return tuple(step + guard for step, guard in zip(steps, guards))
+    def _offsets(self, stage: Stage, slot: int) -> tuple[int, ...]:
+        """Where a call finds its tensors in the buffers of a slot: at addresses that no call before it had.
+
+        So what a program keeps by address is never asked for again, and not only seldom.
+        """
+        found = []
+        for tensor in range(len(stage.inputs) + len(stage.outputs)):
+            buffer = stage.buffer(slot, tensor)
+            while True:
+                offset = SHIFT * self._chance.randrange(SHIFTS) + (GUARD if tensor >= len(stage.inputs) else 0)
+                if (buffer, offset) not in stage.used:
+                    break
+            stage.used.add((buffer, offset))
+            found.append(offset)
+        return tuple(found)
 
     def _arguments(self, stage: Stage, slot: int, offsets: Sequence[int], trusted: bool) -> list[Any]:
         """What one call gets: [buffer, offset, dtype, shape] or a plain number; outputs too, unless `trusted`."""
@@ -624,7 +659,8 @@ class KernelJudge:
         for t in range(len(stage.outputs)):
             stage.pool.tensors[stage.buffer(slot, len(stage.inputs) + t)].fill_(255)
         stage.filled[slot] = tuple(offsets)
-        return self._sums(stage, slot, offsets)
+        stage.sums[slot] = self._sums(stage, slot, offsets)
+        return stage.sums[slot]
 
     def _sums(self, stage: Stage, slot: int, offsets: Sequence[int]) -> list[Any]:
         """The sum of every input's bytes or words, as tensors on the device: one transfer for a whole burst."""
@@ -670,12 +706,13 @@ class KernelJudge:
         slots = slots or max(3, min(s.longest, room_b // sum(each)))
         try:
             shared = pool(s.device, each * slots)
-            private = [
-                [torch.empty(n, dtype=torch.uint8, device=s.device) for n in each[len(inputs) :]] for _ in range(slots)
-            ]
+            own = each[len(inputs) :]
+            private = torch.empty(sum(own) * slots, dtype=torch.uint8, device=s.device).split(own * slots)
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise Verdict(Status.LOST, f"workload {workload.uuid}: {str(error)[:200]}") from None
-        stage = Stage(workload, slots, inputs, outputs, scalars, list(d.inputs), shared, private)
+        twins = [list(private[k * len(own) : (k + 1) * len(own)]) for k in range(slots)]
+        del private
+        stage = Stage(workload, slots, inputs, outputs, scalars, list(d.inputs), shared, twins)
         try:
             for slot in range(slots):  # what paces and idles reads real values too
                 self._fill(stage, slot, [0] * len(inputs) + [GUARD] * len(outputs), slot, DISTRIBUTIONS[slot % 2])
@@ -750,10 +787,15 @@ def profile_lines(told: bytes) -> str:
     return "time of a call of the main workload, as the program's process says:\n" + "\n".join(lines)
 
 
-def paced(then_us: float, now_us: float) -> float:
-    """The factor that takes a time measured now to the card's state when the baselines were frozen."""
-    factor = then_us / now_us
-    return 1.0 if abs(factor - 1) < ALIKE else min(ADJUST[1], max(ADJUST[0], factor))
+def paced(then_us: float, now_us: float, noise: float) -> float:
+    """The factor that takes a time measured now to the card's state when the baselines were frozen.
+
+    A drift counts in so far as it is larger than the pacer's own `noise`, a relative standard error: drift^2 of
+    drift^2 + noise^2 of it, so that a quiet card adds no scatter and no threshold lets a drift through.
+    """
+    drift = then_us / now_us - 1
+    share = drift * drift / (drift * drift + noise * noise) if drift else 0.0
+    return min(ADJUST[1], max(ADJUST[0], 1 + share * drift))
 
 
 def _mean(bursts: Sequence[Burst]) -> Timing:
