@@ -242,6 +242,12 @@ def timing(bursts: Sequence[Burst], idle: Sequence[Burst]) -> Timing:
     return Timing(us, extra, 1.25 * deviation / math.sqrt(len(each)) / us if us > 0 else math.inf, tuple(bursts))
 
 
+def card(device: str) -> Path:
+    """Where the turns of the card are taken that this process sees."""
+    name = f"evo-kernel-{device}{os.environ.get('CUDA_VISIBLE_DEVICES', '')}-{os.getuid()}"
+    return Path(tempfile.gettempdir()) / name
+
+
 @dataclass
 class KernelJudge:
     settings: Settings
@@ -287,6 +293,7 @@ class KernelJudge:
             with self.alone():
                 return self._judged(program, measures, began)
         except Verdict as verdict:
+            self._let_go()
             return Outcome.failed(verdict.status, verdict.detail, **measures)
         except TrustedFailed as failed:
             self._end_trusted()
@@ -297,8 +304,7 @@ class KernelJudge:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Holds this card for one measurement, and leaves its memory to the judges that wait for it."""
-        card = f"{self.settings.device}{os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
-        with turn(alone=True, folder=Path(tempfile.gettempdir()) / f"evo-kernel-{card}-{os.getuid()}"):
+        with turn(alone=True, folder=card(self.settings.device)):
             try:
                 yield
             finally:
@@ -320,6 +326,14 @@ class KernelJudge:
         except PackageNotFoundError:
             found["triton"] = "none"
         return found
+
+    def _let_go(self) -> None:
+        """What ended in the middle of a workload left its shared memory open in the judge's own worker."""
+        try:
+            if self._trusted is not None:
+                self._returned(self._trusted)
+        except TrustedFailed:
+            self._end_trusted()
 
     def close(self) -> None:
         self._end_trusted()

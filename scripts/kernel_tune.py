@@ -1,0 +1,254 @@
+"""Tries constants of a task's library kernel on this GPU by device events, and keeps the best: block sizes, warps, stages.
+
+    python scripts/kernel_tune.py --out DIR [--tasks a,b] [--shard 0/2] [--side-by-side 6] [--seconds 60] [--device cpu]
+
+Each task in a process of its own: compiling runs side by side, timing in turns (the judge's own, so that a judge may
+work meanwhile). Writes DIR/TASK.jsonl, a line a try with microseconds by workload and eager torch's first, and in the end
+DIR/TASK.json: the constants that differ. What is kept is judged elsewhere: nothing here is a score.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from evo import benchmark as benchmarks
+from evo import library, problem, sol
+from evo.carry import constants
+from evo.genome import apply_diff
+from evo.hostlock import turn
+from evo.judges import baselines, kernel
+
+REPEATS = 9
+FLUSH_MB = 256
+WORTH = 1.005  # a change that gains less is left out of combinations
+
+
+def grid(**choices):
+    return [dict(zip(choices, values)) for values in itertools.product(*choices.values())]
+
+
+def rows(names, *values):
+    return [dict(zip(names.split(), row)) for row in values]
+
+
+GEMM = "ROWS COLS DEPTH WARPS STAGES"
+TRIES = {
+    "attn_causal_bwd": rows("OWN OTHER WARPS STAGES", (64, 64, 4, 2), (128, 32, 8, 3), (128, 64, 8, 3), (64, 128, 4, 2), (64, 64, 4, 3)),
+    "attn_causal_fwd": rows("QUERIES KEYS WARPS STAGES", (128, 128, 8, 2), (128, 64, 8, 2), (128, 64, 4, 3), (128, 64, 8, 4), (64, 64, 4, 3)),
+    "attn_gqa_decode": rows("PART KEYS WARPS STAGES", (1024, 64, 4, 3), (4096, 64, 4, 3), (2048, 128, 4, 2), (2048, 128, 8, 3), (1024, 64, 4, 4), (512, 64, 4, 3)),
+    "attn_sliding": rows("QUERIES KEYS WARPS STAGES", (128, 128, 8, 2), (128, 64, 8, 2), (128, 64, 4, 3), (64, 64, 4, 3), (64, 128, 4, 2)),
+    "bmm": rows(GEMM, (128, 128, 64, 4, 3), (128, 256, 64, 8, 2), (128, 256, 64, 8, 3), (256, 128, 64, 8, 2), (128, 128, 64, 8, 3), (128, 128, 32, 4, 4)),
+    "causal_conv1d_silu": rows("CHUNKS WARPS", (256, 4), (128, 4), (512, 8), (128, 8), (512, 16)),
+    "cumsum": [*rows("BLOCK WARPS STAGES", (2048, 8, 3), (8192, 8, 3), (8192, 16, 2), (4096, 8, 4), (2048, 4, 4)),
+               *rows("ODD_BLOCK ODD_WARPS", (1024, 4), (2048, 8), (1024, 8)), {"TILE": 2048}, {"TILE": 8192}],
+    "embedding_bwd": [{"ROWS": 8}, {"ROWS": 2}, {"RUN": 16}, {"RUN_BLOCK": 512}, {"RUN_BLOCK": 1024}, {"BLOCK": 512}, {"WARPS": 2}, {"WARPS": 8}],
+    "fp8_block_gemm": rows("ROWS GROUP WARPS STAGES", (128, 8, 4, 3), (128, 8, 4, 4), (128, 8, 8, 4), (64, 8, 4, 4), (256, 8, 8, 3), (128, 16, 8, 3)),
+    "gemm_bf16": rows(GEMM, (128, 256, 64, 8, 4), (256, 128, 64, 8, 3), (128, 128, 64, 4, 4), (256, 128, 64, 8, 4)) + [{"GROUP": 4}, {"GROUP": 16}],
+    "gemm_bias_gelu": rows(GEMM, (128, 256, 64, 8, 3), (128, 256, 64, 8, 4), (128, 128, 64, 4, 4), (128, 128, 64, 8, 3), (256, 128, 64, 8, 3)) + [{"GROUP": 8}],
+    "gemm_skinny": rows("COLS DEPTH WARPS STAGES", (64, 256, 4, 3), (32, 256, 4, 4), (64, 128, 4, 5), (32, 512, 4, 3), (64, 128, 8, 4), (32, 128, 4, 6)) + [{"SLOTS": 528}],
+    "gemm_tf32": rows(GEMM, (128, 256, 32, 8, 3), (128, 256, 32, 8, 4), (256, 128, 32, 8, 3), (128, 128, 32, 4, 4), (128, 128, 64, 8, 3)),
+    "groupnorm_silu": rows("TILE WARPS", (4096, 8), (4096, 16), (8192, 8), (16384, 16), (16384, 32)) + [{"PART": 32768}],
+    "layernorm_bwd": [{"PROGRAMS": 264}, {"PROGRAMS": 396}, {"PROGRAMS": 1056}, {"TILE": 8192}, {"PER_WARP": 1024}, {"PER_WARP": 256}, {"STAGES": 1}, {"STAGES": 3}],
+    "linear_cross_entropy": rows(GEMM, (128, 256, 64, 8, 4), (256, 128, 64, 8, 3), (128, 128, 64, 4, 4)) + [{"GROUP": 8}, {"GROUP": 32}],
+    "moe_combine": rows("TILE WARPS", (1024, 4), (4096, 8), (2048, 8), (1024, 2), (4096, 4)),
+    "moe_grouped_gemm": rows(GEMM, (128, 256, 64, 8, 3), (128, 128, 64, 4, 3), (128, 128, 64, 4, 4), (64, 256, 64, 8, 3), (128, 128, 64, 8, 3)),
+    "moe_route_topk": rows("TOKENS WARPS", (8, 4), (32, 4), (32, 8), (16, 2), (8, 2)),
+    "qknorm_rope": rows("HEADS WARPS", (16, 4), (64, 8), (32, 8), (16, 2), (8, 2), (64, 4)),
+    "quant_fp8_per_group": rows("GROUPS WARPS", (32, 4), (64, 4), (128, 8), (32, 8), (16, 4)),
+    "residual_rmsnorm": [{"TILE": 8192}, {"TILE": 2048}, {"PER_WARP": 256}, {"PER_WARP": 1024}, {"BLOCK": 4096, "LONG_WARPS": 8}, {"BLOCK": 16384}],
+    "row_sum": rows("TILE WARPS", (2048, 4), (8192, 8), (4096, 4), (8192, 16), (2048, 8), (16384, 16)) + [{"PART": 32768}],
+    "selective_scan": rows("CHANNELS TOKENS WARPS", (4, 64, 4), (8, 32, 4), (2, 64, 4), (2, 32, 2), (4, 16, 4), (4, 16, 2), (2, 64, 2)),
+    "softmax": [{"TILE": 4096}, {"TILE": 16384}, {"PER_WARP": 512}, {"PER_WARP": 2048}, {"WAVE_BLOCK": 8192}, {"WAVE_STAGES": 3}],
+    "swiglu_mlp": rows(GEMM, (128, 128, 64, 8, 4), (128, 64, 64, 4, 4), (128, 64, 64, 8, 4), (256, 64, 64, 8, 3)) + [{"GROUP": 16}],
+    "transformer_block": rows("QUERIES KEYS ATTENTION_WARPS ATTENTION_STAGES", (128, 128, 8, 2), (128, 64, 4, 3), (128, 64, 8, 2))
+    + [{"STAGES": 4}, {"GROUP": 16}],
+    "w4a16_gemm": rows("COLS WARPS STAGES", (32, 4, 4), (128, 4, 3), (64, 4, 3), (64, 4, 6), (64, 8, 4), (128, 8, 4)) + [{"PROGRAMS": 264}, {"PROGRAMS": 1024}],
+}  # fmt: skip
+
+
+def changed(source: str, wanted: dict) -> str:
+    """The source with these of its constants set; every one must be there."""
+    lines, found = source.splitlines(keepends=True), constants(source)
+    for name, value in wanted.items():
+        before, at = found[name]
+        lines[at] = lines[at].replace(before, str(value), 1)
+    return "".join(lines)
+
+
+class Bench:
+    """One task: its workloads, how long a kernel takes on them by device events, and what that would score."""
+
+    def __init__(self, name: str, device: str) -> None:
+        import torch
+
+        self.torch, self.device = torch, device
+        self.problem = problem.load(benchmarks.SHIPPED / "sol" / "tasks" / name)
+        self.task = self.problem.task()
+        self.workloads = self.problem.small if device == "cpu" else self.problem.workloads
+        card = "cpu" if device == "cpu" else torch.cuda.get_device_name()
+        self.frozen = baselines.frozen(self.problem, card) if device == "cuda" else None
+        self.flush = torch.empty(FLUSH_MB << 20, dtype=torch.uint8, device=device)
+        self.right: list = []
+
+    def drawn(self, workload):
+        self.torch.manual_seed(1)
+        return self.task.inputs(workload, self.device, "plain")
+
+    def outputs(self, workload):
+        d = self.problem.definition
+        sizes = d.sizes(workload.axes)
+        return [
+            self.torch.zeros(d.shape(spec, sizes), dtype=getattr(self.torch, spec.dtype), device=self.device)
+            for spec in d.outputs.values()
+        ]
+
+    def once(self, run) -> None:
+        """Compiles for every workload; raises ValueError where the main workload's outputs are far from torch's."""
+        for n, workload in enumerate(self.workloads):
+            inputs, outputs = self.drawn(workload), self.outputs(workload)
+            run(*inputs.values(), *outputs)
+            if n == 0:
+                right = self.task.reference(inputs)
+                for x, y in zip(outputs, right):
+                    x, y = x.double(), y.double()
+                    off = float((x - y).square().mean().sqrt() / y.square().mean().sqrt())
+                    if not off < 0.05:
+                        raise ValueError(f"off by {off:.3g} of the output's size")
+            del inputs, outputs
+        if self.device == "cuda":
+            self.torch.cuda.synchronize()
+            self.torch.cuda.empty_cache()
+
+    def time(self, run) -> dict:
+        """Median microseconds by workload, caches cold; all runs of a try in one turn of the card."""
+        torch, found = self.torch, {}
+        with turn(alone=True, folder=kernel.card(self.device)):
+            for workload in self.workloads:
+                inputs, outputs = [*self.drawn(workload).values()], self.outputs(workload)
+                if self.device == "cpu":
+                    began = time.perf_counter()
+                    run(*inputs, *outputs)
+                    found[workload.uuid] = 1e6 * (time.perf_counter() - began)
+                    continue
+                run(*inputs, *outputs)
+                marks = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(REPEATS)]
+                for begin, end in marks:
+                    self.flush.zero_()
+                    begin.record()
+                    run(*inputs, *outputs)
+                    end.record()
+                torch.cuda.synchronize()
+                found[workload.uuid] = 1e3 * statistics.median(b.elapsed_time(e) for b, e in marks)
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
+        return found
+
+    def worth(self, us: dict, first: dict) -> float:
+        """Mean S where baselines are known, else how much faster than the first try: larger is better."""
+        if self.frozen:
+            rows = [(us[u], b.limit_us, b.best_us) for u, b in self.frozen.items()]
+            return statistics.fmean(sol.score(*row) for row in rows)
+        return statistics.geometric_mean(first[u] / us[u] for u in us)
+
+
+def loaded(source: str, folder: Path, number: int):
+    file = folder / f"try_{number}.py"
+    file.write_text(source)
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.run
+
+
+def tune(name: str, out: Path, device: str, seconds: float) -> None:
+    began = time.monotonic()
+    base = benchmarks.load(f"sol:{name}").base
+    technique = next(t for t in library.load() if t.benchmark == f"sol-{name}")
+    source = apply_diff(technique.patch.diff, base)["kernel.py"]
+    bench = Bench(name, device)
+    log = open(out / f"{name}.jsonl", "a")
+
+    def say(wanted, **found):
+        log.write(json.dumps({"task": name, "set": wanted, "at": round(time.monotonic() - began, 1), **found}) + "\n")
+        log.flush()
+
+    try:
+        eager = bench.time(lambda *a: bench.task.run(*a[: len(bench.problem.definition.inputs)]))
+        say("eager", us=eager)
+    except Exception as error:  # noqa: BLE001
+        say("eager", failed=str(error)[:200])
+    results, number = [], itertools.count()
+    with tempfile.TemporaryDirectory() as folder:
+
+        def tried(wanted):
+            try:
+                run = loaded(changed(source, wanted), Path(folder), next(number))
+                bench.once(run)
+                us = bench.time(run)
+            except Exception as error:  # noqa: BLE001
+                say(wanted, failed=f"{type(error).__name__}: {error}"[:200])
+                return
+            results.append((bench.worth(us, results[0][2] if results else us), wanted, us))
+            say(wanted, worth=results[-1][0], us=us)
+            best = max(results, key=lambda r: r[0])
+            (out / f"{name}.json").write_text(json.dumps({"set": best[1], "worth": best[0], "us": best[2]}))
+
+        tried({})
+        for wanted in TRIES[name]:
+            if time.monotonic() - began < seconds:
+                tried(wanted)
+        joined: dict = {}
+        for worth, wanted, _ in sorted(results[1:], key=lambda r: -r[0]):
+            if worth > WORTH * results[0][0] and not set(wanted) & set(joined):
+                joined |= wanted
+        if time.monotonic() - began < seconds and joined and all(joined != r[1] for r in results):
+            tried(joined)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tasks", default="")
+    parser.add_argument("--shard", default="0/1")
+    parser.add_argument("--side-by-side", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.one:
+        tune(options.tasks, options.out, options.device, options.seconds)
+        return 0
+    shard, of = map(int, options.shard.split("/"))
+    waiting = options.tasks.split(",") if options.tasks else sorted(TRIES)[shard::of]
+    began, running = time.monotonic(), []
+    environment = {**os.environ, **({"TRITON_INTERPRET": "1"} if options.device == "cpu" else {})}
+    while waiting or running:
+        left = options.seconds - (time.monotonic() - began)
+        while waiting and len(running) < options.side_by_side and left > 0:
+            share = left / (1 + (len(waiting) - 1) // options.side_by_side)
+            given = ["--one", "--out", str(options.out), "--tasks", waiting.pop(0), "--device", options.device]
+            command = [sys.executable, __file__, *given, "--seconds", f"{share:.1f}"]
+            running.append(subprocess.Popen(command, env=environment))
+        for process in [p for p in running if p.poll() is not None or left < -10]:
+            process.kill()  # one that hangs while it compiles keeps what it found so far
+            process.wait()
+            running.remove(process)
+        if left < -10:
+            break
+        time.sleep(0.2)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
