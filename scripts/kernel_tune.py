@@ -1,10 +1,11 @@
-"""Tries constants of a task's library kernel on this GPU by device events, and keeps the best: block sizes, warps, stages.
+"""Tries constants of a task's library kernel on this GPU, timed by device events, and keeps the best.
 
     python scripts/kernel_tune.py --out DIR [--tasks a,b] [--shard 0/2] [--side-by-side 6] [--seconds 60] [--device cpu]
 
-Each task in a process of its own: compiling runs side by side, timing in turns (the judge's own, so that a judge may
-work meanwhile). Writes DIR/TASK.jsonl, a line a try with microseconds by workload and eager torch's first, and in the end
-DIR/TASK.json: the constants that differ. What is kept is judged elsewhere: nothing here is a score.
+What is tried stands in kernel_tries.txt: block sizes, warps, stages. Each task in a process of its own: compiling runs
+side by side, timing in turns (the judge's own, so that a judge may work meanwhile). Writes DIR/TASK.jsonl, a line a try
+with microseconds by workload, eager torch's first, and DIR/TASK.json: the constants of the best. What is kept is judged
+elsewhere: nothing here is a score.
 """
 
 from __future__ import annotations
@@ -33,47 +34,16 @@ FLUSH_MB = 256
 WORTH = 1.005  # a change that gains less is left out of combinations
 
 
-def grid(**choices):
-    return [dict(zip(choices, values)) for values in itertools.product(*choices.values())]
-
-
-def rows(names, *values):
-    return [dict(zip(names.split(), row)) for row in values]
-
-
-GEMM = "ROWS COLS DEPTH WARPS STAGES"
-TRIES = {
-    "attn_causal_bwd": rows("OWN OTHER WARPS STAGES", (64, 64, 4, 2), (128, 32, 8, 3), (128, 64, 8, 3), (64, 128, 4, 2), (64, 64, 4, 3)),
-    "attn_causal_fwd": rows("QUERIES KEYS WARPS STAGES", (128, 128, 8, 2), (128, 64, 8, 2), (128, 64, 4, 3), (128, 64, 8, 4), (64, 64, 4, 3)),
-    "attn_gqa_decode": rows("PART KEYS WARPS STAGES", (1024, 64, 4, 3), (4096, 64, 4, 3), (2048, 128, 4, 2), (2048, 128, 8, 3), (1024, 64, 4, 4), (512, 64, 4, 3)),
-    "attn_sliding": rows("QUERIES KEYS WARPS STAGES", (128, 128, 8, 2), (128, 64, 8, 2), (128, 64, 4, 3), (64, 64, 4, 3), (64, 128, 4, 2)),
-    "bmm": rows(GEMM, (128, 128, 64, 4, 3), (128, 256, 64, 8, 2), (128, 256, 64, 8, 3), (256, 128, 64, 8, 2), (128, 128, 64, 8, 3), (128, 128, 32, 4, 4)),
-    "causal_conv1d_silu": rows("CHUNKS WARPS", (256, 4), (128, 4), (512, 8), (128, 8), (512, 16)),
-    "cumsum": [*rows("BLOCK WARPS STAGES", (2048, 8, 3), (8192, 8, 3), (8192, 16, 2), (4096, 8, 4), (2048, 4, 4)),
-               *rows("ODD_BLOCK ODD_WARPS", (1024, 4), (2048, 8), (1024, 8)), {"TILE": 2048}, {"TILE": 8192}],
-    "embedding_bwd": [{"ROWS": 8}, {"ROWS": 2}, {"RUN": 16}, {"RUN_BLOCK": 512}, {"RUN_BLOCK": 1024}, {"BLOCK": 512}, {"WARPS": 2}, {"WARPS": 8}],
-    "fp8_block_gemm": rows("ROWS GROUP WARPS STAGES", (128, 8, 4, 3), (128, 8, 4, 4), (128, 8, 8, 4), (64, 8, 4, 4), (256, 8, 8, 3), (128, 16, 8, 3)),
-    "gemm_bf16": rows(GEMM, (128, 256, 64, 8, 4), (256, 128, 64, 8, 3), (128, 128, 64, 4, 4), (256, 128, 64, 8, 4)) + [{"GROUP": 4}, {"GROUP": 16}],
-    "gemm_bias_gelu": rows(GEMM, (128, 256, 64, 8, 3), (128, 256, 64, 8, 4), (128, 128, 64, 4, 4), (128, 128, 64, 8, 3), (256, 128, 64, 8, 3)) + [{"GROUP": 8}],
-    "gemm_skinny": rows("COLS DEPTH WARPS STAGES", (64, 256, 4, 3), (32, 256, 4, 4), (64, 128, 4, 5), (32, 512, 4, 3), (64, 128, 8, 4), (32, 128, 4, 6)) + [{"SLOTS": 528}],
-    "gemm_tf32": rows(GEMM, (128, 256, 32, 8, 3), (128, 256, 32, 8, 4), (256, 128, 32, 8, 3), (128, 128, 32, 4, 4), (128, 128, 64, 8, 3)),
-    "groupnorm_silu": rows("TILE WARPS", (4096, 8), (4096, 16), (8192, 8), (16384, 16), (16384, 32)) + [{"PART": 32768}],
-    "layernorm_bwd": [{"PROGRAMS": 264}, {"PROGRAMS": 396}, {"PROGRAMS": 1056}, {"TILE": 8192}, {"PER_WARP": 1024}, {"PER_WARP": 256}, {"STAGES": 1}, {"STAGES": 3}],
-    "linear_cross_entropy": rows(GEMM, (128, 256, 64, 8, 4), (256, 128, 64, 8, 3), (128, 128, 64, 4, 4)) + [{"GROUP": 8}, {"GROUP": 32}],
-    "moe_combine": rows("TILE WARPS", (1024, 4), (4096, 8), (2048, 8), (1024, 2), (4096, 4)),
-    "moe_grouped_gemm": rows(GEMM, (128, 256, 64, 8, 3), (128, 128, 64, 4, 3), (128, 128, 64, 4, 4), (64, 256, 64, 8, 3), (128, 128, 64, 8, 3)),
-    "moe_route_topk": rows("TOKENS WARPS", (8, 4), (32, 4), (32, 8), (16, 2), (8, 2)),
-    "qknorm_rope": rows("HEADS WARPS", (16, 4), (64, 8), (32, 8), (16, 2), (8, 2), (64, 4)),
-    "quant_fp8_per_group": rows("GROUPS WARPS", (32, 4), (64, 4), (128, 8), (32, 8), (16, 4)),
-    "residual_rmsnorm": [{"TILE": 8192}, {"TILE": 2048}, {"PER_WARP": 256}, {"PER_WARP": 1024}, {"BLOCK": 4096, "LONG_WARPS": 8}, {"BLOCK": 16384}],
-    "row_sum": rows("TILE WARPS", (2048, 4), (8192, 8), (4096, 4), (8192, 16), (2048, 8), (16384, 16)) + [{"PART": 32768}],
-    "selective_scan": rows("CHANNELS TOKENS WARPS", (4, 64, 4), (8, 32, 4), (2, 64, 4), (2, 32, 2), (4, 16, 4), (4, 16, 2), (2, 64, 2)),
-    "softmax": [{"TILE": 4096}, {"TILE": 16384}, {"PER_WARP": 512}, {"PER_WARP": 2048}, {"WAVE_BLOCK": 8192}, {"WAVE_STAGES": 3}],
-    "swiglu_mlp": rows(GEMM, (128, 128, 64, 8, 4), (128, 64, 64, 4, 4), (128, 64, 64, 8, 4), (256, 64, 64, 8, 3)) + [{"GROUP": 16}],
-    "transformer_block": rows("QUERIES KEYS ATTENTION_WARPS ATTENTION_STAGES", (128, 128, 8, 2), (128, 64, 4, 3), (128, 64, 8, 2))
-    + [{"STAGES": 4}, {"GROUP": 16}],
-    "w4a16_gemm": rows("COLS WARPS STAGES", (32, 4, 4), (128, 4, 3), (64, 4, 3), (64, 4, 6), (64, 8, 4), (128, 8, 4)) + [{"PROGRAMS": 264}, {"PROGRAMS": 1024}],
-}  # fmt: skip
+def tries() -> dict[str, list[dict[str, int]]]:
+    """By task what is tried, as constants and their values, from kernel_tries.txt."""
+    found: dict[str, list[dict[str, int]]] = {}
+    for line in Path(__file__).with_name("kernel_tries.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            task, _, rest = line.partition(": ")
+            names, _, values = rest.partition(" = ")
+            rows = [dict(zip(names.split(), map(int, row.split()), strict=True)) for row in values.split(" | ")]
+            found.setdefault(task, []).extend(rows)
+    return found
 
 
 def changed(source: str, wanted: dict) -> str:
@@ -176,11 +146,11 @@ def tune(name: str, out: Path, device: str, seconds: float) -> None:
     technique = next(t for t in library.load() if t.benchmark == f"sol-{name}")
     source = apply_diff(technique.patch.diff, base)["kernel.py"]
     bench = Bench(name, device)
-    log = open(out / f"{name}.jsonl", "a")
 
     def say(wanted, **found):
-        log.write(json.dumps({"task": name, "set": wanted, "at": round(time.monotonic() - began, 1), **found}) + "\n")
-        log.flush()
+        line = json.dumps({"task": name, "set": wanted, "at": round(time.monotonic() - began, 1), **found})
+        with open(out / f"{name}.jsonl", "a") as log:
+            log.write(line + "\n")
 
     try:
         eager = bench.time(lambda *a: bench.task.run(*a[: len(bench.problem.definition.inputs)]))
@@ -204,7 +174,7 @@ def tune(name: str, out: Path, device: str, seconds: float) -> None:
             (out / f"{name}.json").write_text(json.dumps({"set": best[1], "worth": best[0], "us": best[2]}))
 
         tried({})
-        for wanted in TRIES[name]:
+        for wanted in tries()[name]:
             if time.monotonic() - began < seconds:
                 tried(wanted)
         joined: dict = {}
@@ -230,7 +200,7 @@ def main() -> int:
         tune(options.tasks, options.out, options.device, options.seconds)
         return 0
     shard, of = map(int, options.shard.split("/"))
-    waiting = options.tasks.split(",") if options.tasks else sorted(TRIES)[shard::of]
+    waiting = options.tasks.split(",") if options.tasks else sorted(tries())[shard::of]
     began, running = time.monotonic(), []
     environment = {**os.environ, **({"TRITON_INTERPRET": "1"} if options.device == "cpu" else {})}
     while waiting or running:
