@@ -106,9 +106,7 @@ def better(name, tuned):
     tree = apply_diff(technique.patch.diff, benchmark.base)
     file = tuned / f"{name}.json" if tuned else None
     if file is not None and file.is_file():
-        from kernel_tune import changed
-
-        tree = {**tree, "kernel.py": changed(tree["kernel.py"], json.loads(file.read_text())["set"])}
+        tree = {**tree, "kernel.py": json.loads(file.read_text())["source"]}
     return tree
 
 

@@ -4,7 +4,7 @@
 
 What is tried stands in kernel_tries.txt: block sizes, warps, stages. Each task in a process of its own: compiling runs
 side by side, timing in turns (the judge's own, so that a judge may work meanwhile). Writes DIR/TASK.jsonl, a line a try
-with microseconds by workload, eager torch's first, and DIR/TASK.json: the constants of the best. What is kept is judged
+with microseconds by workload, and DIR/TASK.json: the best, its constants and its text. What is kept is judged
 elsewhere: nothing here is a score.
 """
 
@@ -83,17 +83,17 @@ class Bench:
         ]
 
     def once(self, run) -> None:
-        """Compiles for every workload; raises ValueError where the main workload's outputs are far from torch's."""
+        """Compiles for every workload; raises ValueError where the main one's outputs are far from the first try's."""
         for n, workload in enumerate(self.workloads):
             inputs, outputs = self.drawn(workload), self.outputs(workload)
             run(*inputs.values(), *outputs)
             if n == 0:
-                right = self.task.reference(inputs)
-                for x, y in zip(outputs, right):
+                for x, y in zip(outputs, self.right):
                     x, y = x.double(), y.double()
                     off = float((x - y).square().mean().sqrt() / y.square().mean().sqrt())
                     if not off < 0.05:
                         raise ValueError(f"off by {off:.3g} of the output's size")
+                self.right = self.right or outputs
             del inputs, outputs
         if self.device == "cuda":
             self.torch.cuda.synchronize()
@@ -140,7 +140,9 @@ def loaded(source: str, folder: Path, number: int):
     return module.run
 
 
-def tune(name: str, out: Path, device: str, seconds: float) -> None:
+def tune(name: str, out: Path, device: str, seconds: float, alternatives: Path | None) -> None:
+    file = alternatives / f"{name}.py" if alternatives else None
+    alternative = file.read_text() if file is not None and file.is_file() else None
     began = time.monotonic()
     base = benchmarks.load(f"sol:{name}").base
     technique = next(t for t in library.load() if t.benchmark == f"sol-{name}")
@@ -152,34 +154,37 @@ def tune(name: str, out: Path, device: str, seconds: float) -> None:
         with open(out / f"{name}.jsonl", "a") as log:
             log.write(line + "\n")
 
-    try:
-        eager = bench.time(lambda *a: bench.task.run(*a[: len(bench.problem.definition.inputs)]))
-        say("eager", us=eager)
-    except Exception as error:  # noqa: BLE001
-        say("eager", failed=str(error)[:200])
     results, number = [], itertools.count()
     with tempfile.TemporaryDirectory() as folder:
 
-        def tried(wanted):
+        def tried(wanted, text=source, other=False):
+            text = changed(text, wanted)
+            wanted = {**wanted, "ALTERNATIVE": 1} if other else wanted
             try:
-                run = loaded(changed(source, wanted), Path(folder), next(number))
+                run = loaded(text, Path(folder), next(number))
                 bench.once(run)
                 us = bench.time(run)
             except Exception as error:  # noqa: BLE001
                 say(wanted, failed=f"{type(error).__name__}: {error}"[:200])
                 return
-            results.append((bench.worth(us, results[0][2] if results else us), wanted, us))
+            results.append((bench.worth(us, results[0][2] if results else us), wanted, us, text))
             say(wanted, worth=results[-1][0], us=us)
             best = max(results, key=lambda r: r[0])
-            (out / f"{name}.json").write_text(json.dumps({"set": best[1], "worth": best[0], "us": best[2]}))
+            (out / f"{name}.json").write_text(
+                json.dumps({"set": best[1], "worth": best[0], "us": best[2], "source": best[3]})
+            )
 
         tried({})
+        if alternative is not None:
+            for wanted in [{}, *tries()[name]]:
+                if time.monotonic() - began < 0.6 * seconds:
+                    tried(wanted, alternative, other=True)
         for wanted in tries()[name]:
             if time.monotonic() - began < seconds:
                 tried(wanted)
         joined: dict = {}
-        for worth, wanted, _ in sorted(results[1:], key=lambda r: -r[0]):
-            if worth > WORTH * results[0][0] and not set(wanted) & set(joined):
+        for worth, wanted, *_ in sorted(results[1:], key=lambda r: -r[0]):
+            if worth > WORTH * results[0][0] and not set(wanted) & set(joined) and "ALTERNATIVE" not in wanted:
                 joined |= wanted
         if time.monotonic() - began < seconds and joined and all(joined != r[1] for r in results):
             tried(joined)
@@ -193,11 +198,14 @@ def main() -> int:
     parser.add_argument("--side-by-side", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument(
+        "--alternatives", type=Path, help="a folder of other kernels, TASK.py, tried with the same values"
+    )
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.one:
-        tune(options.tasks, options.out, options.device, options.seconds)
+        tune(options.tasks, options.out, options.device, options.seconds, options.alternatives)
         return 0
     shard, of = map(int, options.shard.split("/"))
     waiting = options.tasks.split(",") if options.tasks else sorted(tries())[shard::of]
@@ -208,6 +216,7 @@ def main() -> int:
         while waiting and len(running) < options.side_by_side and left > 0:
             share = left / (1 + (len(waiting) - 1) // options.side_by_side)
             given = ["--one", "--out", str(options.out), "--tasks", waiting.pop(0), "--device", options.device]
+            given += ["--alternatives", str(options.alternatives)] if options.alternatives else []
             command = [sys.executable, __file__, *given, "--seconds", f"{share:.1f}"]
             running.append(subprocess.Popen(command, env=environment))
         for process in [p for p in running if p.poll() is not None or left < -10]:
