@@ -109,6 +109,17 @@ def test_one_wrong_element_of_many_is_found():
     assert "off by more" in says(found, exact, reference)
 
 
+def test_an_outlier_channel_may_err_as_the_reference_does_there():
+    torch.manual_seed(0)
+    exact = torch.randn(256, 64, dtype=torch.float64)
+    noise = torch.randn(256, 64, dtype=torch.float64) * 1e-3
+    noise[:, 5] *= 100
+    reference, found = (exact + noise.roll(k, 0) for k in (0, 1))
+    assert says((exact + 3 * (found - exact)).float(), exact, reference.float()) == ""
+    found[7, 6] += 0.5  # what passes in the fifth column does not in the sixth
+    assert "off by more" in says(found.float(), exact, reference.float())
+
+
 def test_what_is_not_finite_is_told_first():
     exact, reference = outputs(torch.float32)
     found = reference.clone()
