@@ -233,7 +233,8 @@ def table(rows) -> None:
         mean = {s: statistics.fmean(found) if found else None for s, found in scores.items()}
         for side, found in means.items():
             found.append(max(mean["naive"] or 0.0, mean[side] or 0.0))
-        main = next(iter((row.get("baselines") or {}).values()), {})
+        measured = row.get("baselines") or {}
+        main = measured.get("main") or next(iter(measured.values()), {})
         times = {k: v for k, v in main.items() if k not in ("limit_us", "spreads")}
         by = min(times, key=times.get) if times else None
         aa = statistics.fmean(row["aa"].values()) if row.get("aa") else None
