@@ -51,7 +51,12 @@ def rules(settings: Settings, limits: Limits, root: Path) -> list[str]:
     return [
         f"{s.entry} has solve(); what it returns must arrive within {min(s.seconds, limits.wall_s):g} s by the wall "
         f"clock, imports included, and hold at most {s.answer_kb:g} KB; verifying it may take {s.verify_s:g} s.",
-        "Python's standard library and numpy are at hand.",
+        "Python's standard library and numpy are at hand."
+        + (
+            ""
+            if limits.children
+            else f" After {OPEN_SHARE * s.seconds:g} s of CPU time nothing can be imported or opened."
+        ),
     ]
 
 

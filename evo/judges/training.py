@@ -152,7 +152,8 @@ def rules(settings: Settings, limits: Limits, root: Path) -> list[str]:
     build = "free" if s.build_free_s is None else f"free for {s.build_free_s:g} s on that clock, beyond it added to t"
     load = "" if s.load_s is None else f" (its first answer: free for {s.load_s:g} s more)"
     found += [
-        f"Before run.open(): building and compiling, {build}; at most {s.build_s:g} s by the wall clock.",
+        f"Before run.open(): building and compiling, {build}; at most {s.build_s:g} s by the wall clock."
+        + (" From it on, and in load and predict, nothing can be imported or opened." if s.device == "cpu" else ""),
         f"The scored model answers {s.windows + s.private_windows} windows of at most {s.window} tokens over "
         f"{s.vocabulary} pieces, {s.batch} at once: free for {s.free_score_s:g} s{load}, beyond it added to t; twice "
         f"as much is WRONG. Logits at a position must not depend on later tokens nor on other rows (within "
