@@ -9,7 +9,7 @@ run: env
 	$(BIN)/python -m evo.run --benchmark speedrun
 
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The tests that need a CUDA device.
 test-gpu: env

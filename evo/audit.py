@@ -91,12 +91,21 @@ def flags(program: Tree) -> frozenset[str]:
 
 @lru_cache(maxsize=256)
 def _flags_of(text: str) -> frozenset[str]:
-    module = syntax.parsed(text)
-    return frozenset(_found(module)) if module is not None else frozenset()
+    if len(_seen) > syntax.REMEMBERED:
+        _seen.clear()
+    found: set[str] = set()
+    for statement in syntax.statements(text):
+        if (own := _seen.get(statement.key)) is None:
+            own = _seen[statement.key] = frozenset(_found(statement.node))
+        found |= own
+    return frozenset(found)
 
 
-def _found(module: ast.Module) -> Iterator[str]:
-    for node in ast.walk(module):
+_seen: dict[tuple[str, int, int], frozenset[str]] = {}  # by statement, which programs of a search share
+
+
+def _found(statement: ast.stmt) -> Iterator[str]:
+    for node in ast.walk(statement):
         match node:
             case ast.Import(names=names):
                 yield from MODULES & {alias.name.partition(".")[0] for alias in names}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -327,6 +327,32 @@ def merge_trees(ancestor: Tree, ours: Tree, theirs: Tree) -> dict[str, str]:
         else:
             raise PatchError(f"{path}: one side deletes the file, the other changes it")
     return result
+
+
+def clashing(ones: Iterable[Patch], others: Sequence[Patch], base: Tree) -> bool:
+    """True if no genome holds all these patches, since one and another change the same lines of the base differently.
+
+    Remembered for each pair, so that a search need not build a child to learn that its parents cannot be joined. False
+    tells nothing: patches that need others or create or delete files are compared when they are built.
+    """
+    key = tuple(sorted(base.items()))
+    return any(_clash(key, one, other) for one in ones for other in others)
+
+
+@lru_cache(maxsize=1 << 13)
+def _clash(base: tuple[tuple[str, str], ...], one: Patch, other: Patch) -> bool:
+    if one.needs or other.needs:
+        return False
+    texts, first, second = dict(base), parse_diff(one.diff), parse_diff(other.diff)
+    for path in first.keys() & second.keys():
+        sides = first[path], second[path]
+        if path not in texts or any(side.creates or side.deletes for side in sides):
+            return False
+        try:
+            _joined([_fitting(texts[path], side, path) for side in sides], path)
+        except PatchError:
+            return True
+    return False
 
 
 def build(genome: Genome, base: Tree) -> dict[str, str]:

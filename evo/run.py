@@ -30,6 +30,7 @@ from evo.sandbox import NoIsolation, probe
 
 EXIT_MISTAKE, EXIT_NO_ISOLATION, EXIT_INTERRUPTED = 2, 3, 130
 POLL_S = 0.25
+LOG_S = 30.0  # between lines of progress where nobody watches
 GRACE_S = 120.0  # after the first Ctrl-C a worker may finish what it is judging
 RELEASE_S = 3.0  # for a proposer at the end of a run; one that waits for an answer then is ended
 
@@ -351,7 +352,8 @@ def watch(
     journals = journal.Journals(directory.events)
     deadline = time.monotonic() + 60 * minutes if minutes else None
     try:
-        with tqdm(total=state.settings.evaluations, unit="eval", dynamic_ncols=True, smoothing=0.1) as bar:
+        total, every = state.settings.evaluations, 0.1 if sys.stderr.isatty() else LOG_S
+        with tqdm(total=total, unit="eval", dynamic_ncols=True, smoothing=0.1, mininterval=every) as bar:
             while any(worker.poll() is None for worker in crew):
                 _show(state, journals, bar, deadline)
                 release_waiting(crew, roles, released, time.monotonic())
@@ -403,7 +405,7 @@ def _show(state: search.State, journals: journal.Journals, bar: tqdm, deadline: 
         f"best {state.objective.describe(gain) if best else '-'}, "
         f"certified {state.objective.describe(champion.gain) if champion else '-'}"
         + (f", {max(0.0, deadline - time.monotonic()) / 60:.1f} min left" if deadline else ""),
-        refresh=True,
+        refresh=sys.stderr.isatty(),  # a batch job's log gets a line every LOG_S, not five a second
     )
 
 

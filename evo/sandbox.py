@@ -28,6 +28,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -250,11 +251,11 @@ class Sandbox:
 
         SandboxError means that it never began. A dead fork server is replaced once.
         """
-        program, guest = program.resolve(strict=True), guest.resolve(strict=True)
+        inside, folder = _placed(script, guest)
         request = {
-            "script": str(script.resolve().relative_to(guest) if script.is_absolute() else script),
-            "program": str(program),
-            "guest": str(guest),
+            "script": inside,
+            "program": os.path.realpath(program, strict=True),
+            "guest": folder,
             "arguments": list(arguments),
             "limits": dict(vars(limits)),
             "environment": {**self._environment, **environment},
@@ -397,6 +398,13 @@ class Sandbox:
         self._libraries = frozenset(hello["libraries"])
         load_whole(self._libraries)
         return Level(tuple(Layer(*layer) for layer in hello["layers"]), self._allow_unisolated)
+
+
+@lru_cache(maxsize=64)
+def _placed(script: Path, guest: Path) -> tuple[str, str]:
+    """Where a script lies in its guest directory, and the directory itself, without links."""
+    guest = guest.resolve(strict=True)
+    return str(script.resolve().relative_to(guest) if script.is_absolute() else script), str(guest)
 
 
 def _compiler() -> Path | None:

@@ -78,6 +78,22 @@ def parsed(text: str) -> ast.Module | None:
         return None
 
 
+def check(text: str, path: str) -> None:
+    """Compiles a Python text, without running it; raises SyntaxError or ValueError as `compile` does.
+
+    Statement by statement, since nearly all of them were compiled as part of an earlier program.
+    """
+    if parsed(text) is None or "__future__" in text:  # whose place in the file counts
+        compile(text, path, "exec", dont_inherit=True)
+        return
+    if len(_compiled) > REMEMBERED:
+        _compiled.clear()
+    for statement in statements(text):
+        if statement.key not in _compiled:
+            compile(ast.Module([statement.node], []), path, "exec", dont_inherit=True)
+            _compiled.add(statement.key)
+
+
 @dataclass(frozen=True, slots=True)
 class _Form:
     """A statement in normal form: at odd places stand names, to be numbered if the program itself gives them."""
@@ -117,6 +133,7 @@ def statements(text: str) -> Sequence[Statement]:
 
 REMEMBERED = 1024  # statements
 _forms: dict[tuple[tuple[str, int, int], bool], _Form] = {}
+_compiled: set[tuple[str, int, int]] = set()
 _leaves_of: dict[tuple[str, int, int], Sequence[tuple[int, Leaf]]] = {}
 
 

@@ -145,8 +145,9 @@ class Worker:
             if step in self.flights or not self._is_mine(step) or not self.claims.take(claim_name(step)):
                 continue
             # whoever had it may have finished between our reading and our claim
-            self.state.extend(self.journals.new_entries())
-            if step in list(self.state.steps(self.out_of_time())):
+            news = self.journals.new_entries()
+            self.state.extend(news)
+            if not news or step in list(self.state.steps(self.out_of_time())):
                 return step
             self.claims.release(claim_name(step))
         return None

@@ -222,7 +222,7 @@ def settle(scene: Scene, benchmark: Benchmark, operator: str, draft: Draft) -> P
         program = scene.build(draft.genome)
         for path, text in program.items():
             if path.endswith(".py"):
-                compile(text, path, "exec", dont_inherit=True)
+                syntax.check(text, path)
     except PatchError as error:
         return Rejected(*slot, operator, draft.parents, str(error), patches)
     except (SyntaxError, ValueError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from evo.genome import union
+from evo.genome import clashing, union
 from evo.operators.scene import Draft, Scene
 from evo.operators.transplant import fits
 
@@ -14,9 +14,12 @@ def propose(scene: Scene, parent: str) -> Draft | None:
     """The parent crossed with another member of the front that fits it; None where every union was tried."""
     own = scene.genome(parent)
     for mate in _mates(scene, parent, "cross"):
-        child = union(own, scene.genome(mate))
-        if not scene.tried.has_set([p.name for p in child.patches]) and fits(scene, child):
-            return Draft((parent, mate), child)
+        other = scene.genome(mate)
+        new = [patch for patch in other.patches if patch.name not in own]
+        if not clashing(new, own.patches, scene.base):
+            child = union(own, other)
+            if not scene.tried.has_set([p.name for p in child.patches]) and fits(scene, child):
+                return Draft((parent, mate), child)
         scene.tried.spend(("cross", *sorted((parent, mate))))
     return None
 
