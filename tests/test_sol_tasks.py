@@ -16,6 +16,7 @@ import pytest
 from evo import library
 from evo import problem as problems
 from evo.benchmark import SHIPPED, read_tree
+from evo.carry import constants
 from evo.genome import apply_diff
 
 TASKS = SHIPPED / "sol" / "tasks"
@@ -276,6 +277,17 @@ def test_the_library_applies_to_the_kernels_and_they_are_python(name):
     for kernel, source in kernels(name):
         functions = [node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
         assert "run" in functions, kernel
+
+
+def test_what_is_tried_on_a_kernel_are_constants_of_it(monkeypatch):
+    monkeypatch.syspath_prepend(str(SHIPPED.parent / "scripts"))
+    import kernel_tune
+
+    for name, tries in kernel_tune.tries().items():
+        source = dict(kernels(name))[f"sol_{name}"]
+        for wanted in tries:
+            found = constants(kernel_tune.changed(source, wanted))
+            assert {key: int(found[key][0]) for key in wanted} == wanted
 
 
 if __name__ == "__main__":
