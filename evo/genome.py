@@ -335,15 +335,31 @@ def clashing(ones: Iterable[Patch], others: Sequence[Patch], base: Tree) -> bool
     Remembered for each pair, so that a search need not build a child to learn that its parents cannot be joined. False
     tells nothing: patches that need others or create or delete files are compared when they are built.
     """
-    key = tuple(sorted(base.items()))
-    return any(_clash(key, one, other) for one in ones for other in others)
+    known = _clashes(tuple(sorted(base.items())))
+    if len(known) > CLASHES:
+        known.clear()
+    for one in ones:
+        for other in others:
+            pair = one.name, other.name
+            if (met := known.get(pair)) is None:
+                met = known[pair] = _clash(base, one, other)
+            if met:
+                return True
+    return False
 
 
-@lru_cache(maxsize=1 << 13)
-def _clash(base: tuple[tuple[str, str], ...], one: Patch, other: Patch) -> bool:
+CLASHES = 1 << 13  # pairs remembered
+
+
+@lru_cache(maxsize=4)
+def _clashes(base: tuple[tuple[str, str], ...]) -> dict[tuple[str, str], bool]:
+    return {}  # a cache by name, since hashing patches would take longer than the rest of a look-up
+
+
+def _clash(texts: Tree, one: Patch, other: Patch) -> bool:
     if one.needs or other.needs:
         return False
-    texts, first, second = dict(base), parse_diff(one.diff), parse_diff(other.diff)
+    first, second = parse_diff(one.diff), parse_diff(other.diff)
     for path in first.keys() & second.keys():
         sides = first[path], second[path]
         if path not in texts or any(side.creates or side.deletes for side in sides):
