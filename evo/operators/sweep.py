@@ -39,8 +39,8 @@ _numbers: dict[tuple[str, int, int], Sequence[Constant]] = {}
 def constants(text: str, path: str) -> Sequence[Constant]:
     """Every numeric literal of a Python file in source order; none where it does not parse.
 
-    By `ast`, a statement at a time: libcst, which keeps layout, would take 20 times as long as all else here and 13 MB a
-    worker, and one number of one line is replaced without touching the layout anyway.
+    By `ast`, a statement at a time: libcst, which keeps layout, would take 20 times as long as all else here and 13 MB
+    a worker, and one number of one line is replaced without touching the layout anyway.
     """
     if len(_numbers) > REMEMBERED:
         _numbers.clear()
