@@ -93,6 +93,9 @@ def is_suite(name: str | None) -> bool:
 def main(found: argparse.Namespace, step: Callable[[list[str]], int] | None = None) -> int:
     """Gives out slices until the evaluations or minutes are spent; returns an exit code of `evo.run`."""
     step = step or _run
+    for name in ("after", "record"):
+        if getattr(found, name) is not None:
+            raise UserMistake(f"--{name} is for a run of one task, {found.benchmark} has many; name one as sol:TASK")
     tasks, refused = problems_of(found.benchmark)
     print(loading_table(tasks, refused), file=sys.stderr)
     if not tasks:
@@ -133,7 +136,7 @@ def spent(history: Iterable[Slice]) -> int:
 
 def arguments(found: argparse.Namespace, benchmark: str, out: Path, evaluations: int, left_s: float) -> list[str]:
     given = ["--benchmark", benchmark, "--out", str(out), "--evaluations", str(evaluations)]
-    for name in ("profile", "workers", "threads", "seed", "novelty", "control", "calls", "tokens", "usd"):
+    for name in ("profile", "workers", "threads", "seed", "novelty", "control", "calls", "tokens", "usd", "prices"):
         value = getattr(found, name)
         given += [f"--{name}", str(value)] if value is not None else []
     given += ["--model", found.model] if found.model != "none" else []

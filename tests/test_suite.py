@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -130,4 +129,13 @@ def test_a_users_folder_is_a_suite_and_what_does_not_load_is_told(tmp_path, monk
 def test_a_folder_where_nothing_loads_is_a_mistake(tmp_path):
     problem(tmp_path / "all" / "c", "c", extra=1)
     with pytest.raises(UserMistake, match="none of its 1 problems loads"):
-        suite.main(argparse.Namespace(benchmark=f"sol:{tmp_path / 'all'}"))
+        suite.main(run.options(["--benchmark", f"sol:{tmp_path / 'all'}"]))
+
+
+def test_what_a_suite_cannot_pass_on_is_refused(tmp_path):
+    prices = tmp_path / "prices.toml"
+    found = run.options(["--benchmark", "sol", "--prices", str(prices), "--usd", "3"])
+    given = suite.arguments(found, "sol:softmax", tmp_path, 28, 60.0)
+    assert given[given.index("--prices") + 1] == str(prices)
+    with pytest.raises(UserMistake, match="--record is for a run of one task, sol has many"):
+        suite.main(run.options(["--benchmark", "sol", "--record", "x.jsonl"]))
