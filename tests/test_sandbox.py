@@ -794,8 +794,8 @@ def test_what_a_shut_turn_reads_from_disks_is_forgotten(
         file.flush()
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    if pages_in_memory():
-        pytest.skip("the temporary directory lies in memory")
+    if pages_in_memory() or not Path("/proc/self/io").exists():
+        pytest.skip("the temporary directory lies in memory, or this kernel does not count what is read")
     script = written(
         place,
         """
