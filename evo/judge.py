@@ -28,12 +28,8 @@ def program_of(benchmark: Benchmark, genome: Path | None, program: Path | None) 
         return benchmarks.read_tree(program)
     if genome is None:
         return benchmark.base
-    if not genome.is_file():
-        raise UserMistake(f"--genome: expected a patch file, found {genome}")
-    text = genome.read_text()
-    diff = library.read(genome).patch.diff if "\n---\n" in text and not text.startswith(("---", "diff")) else text
     try:
-        return apply_diff(diff, benchmark.base)
+        return apply_diff(library.patch_of(genome).diff, benchmark.base)
     except PatchError as error:
         raise UserMistake(f"{genome} does not apply to {benchmark.name}: {error}") from error
 

@@ -48,6 +48,16 @@ def read(file: Path) -> Technique:
     return Technique(file, fields["benchmark"], patch, fields.get("effect", ""), fields.get("verdict", ""))
 
 
+def patch_of(file: Path) -> Patch:
+    """A patch from a library file or from a plain diff."""
+    if not file.is_file():
+        raise UserMistake(f"expected a patch file, found {file}")
+    text = file.read_text()
+    if "\n---\n" in text and not text.startswith(("---", "diff")):
+        return read(file).patch
+    return Patch(text, (), file.stem, "by hand", "")
+
+
 def load(folder: Path = SHIPPED) -> list[Technique]:
     return [read(file) for file in sorted(folder.glob("*/*.patch"))]
 

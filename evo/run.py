@@ -58,6 +58,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--usd", type=float, metavar="X", help="hard cap on what the calls cost")
     parser.add_argument("--prices", type=Path, metavar="FILE", help="prices that override those of evo/prices.toml")
     parser.add_argument("--certify", type=Path, metavar="DIR", help="certify a run's best again, with leave-one-out")
+    parser.add_argument("--prove", nargs="+", metavar="FILE", help="no search: certify these patches, then each one")
     parser.add_argument("--allow-unisolated", action="store_true", help="go on where this machine cannot isolate")
     found = parser.parse_args(arguments)
     if found.certify is None and found.benchmark is None and found.out is None:
@@ -76,7 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if found.certify is not None:
             from evo import recertify
 
-            return recertify.main(found.certify, found.allow_unisolated)
+            return recertify.main(found.certify, found)
+        if found.prove:
+            from evo import recertify
+
+            return recertify.prove(found)
         from evo import suite
 
         return suite.main(found) if suite.is_suite(found.benchmark) else run(found)

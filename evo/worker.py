@@ -249,8 +249,16 @@ class Worker:
         own = task.genome if task.stage == "screen" else ""
         return number(self.state.settings.seed, task.stage, task.k, own) % 2**31
 
-    def pair(self, step: search.Pair, left: int | None = None) -> list[Event]:
-        """Adds one pair to a certification, or gives the verdict; `left` replaces the run's own budget."""
+    def pair(self, step: search.Pair) -> list[Event]:
+        """Adds one pair to a certification, or gives the verdict."""
+        facts = self.decided(step)
+        if not facts:
+            done = len(self.state.pairs(step.stage, step.candidate, step.rival))
+            self.one_pair(step.candidate, step.rival, step.stage, done)
+        return facts
+
+    def decided(self, step: search.Pair, left: int | None = None) -> list[Event]:
+        """The verdict on a certification, empty if it needs more pairs; `left` replaces the run's own budget."""
         state = self.state
         pairs = state.pairs(step.stage, step.candidate, step.rival)
         verdict = certify.decide(
@@ -264,10 +272,7 @@ class Worker:
             and self.clock() < self.deadline
             and not state.given_up(step.stage, len(pairs), step.candidate, step.rival),
         )
-        if verdict is not None:
-            return [verdict, *self._drifted(verdict)]
-        self.one_pair(step.candidate, step.rival, step.stage, len(pairs))
-        return []
+        return [verdict, *self._drifted(verdict)] if verdict is not None else []
 
     def _drifted(self, verdict: Certified | Refuted) -> list[Event]:
         """A note where the base no longer scores as when the run began: pairs still hold, searched gains less so."""
@@ -288,11 +293,6 @@ class Worker:
                     self.journal.append(fact, *self.audited(fact))
                     if isinstance(fact, Lost):
                         break
-        self.state.extend(self.journals.new_entries())
-
-    def advance(self, step: search.Pair, left: int) -> None:
-        """One pair or the verdict of a certification that this worker runs by itself."""
-        self.journal.append(*self.pair(step, left))
         self.state.extend(self.journals.new_entries())
 
     def scene(self, thread: int, slot: int) -> Scene:
@@ -542,6 +542,8 @@ def join(run: RunDir, *, role: str, minutes: float | None, allow_unisolated: boo
             read_prices(Path(settings.prices) if settings.prices else None),
         ),
         role=role,
+        # A judge on a GPU lets timed sections alone with their device by itself: the host's other devices go on.
+        exclusive=not (benchmark.judge == "training" and profile.settings.get("device") == "cuda"),
         deadline=time.monotonic() + 60 * minutes if minutes else float("inf"),
         span=60 * minutes if minutes else float("inf"),
     )

@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", default="gpu")
     parser.add_argument("--constant", help="STEPS, or SHARDED_STEPS for a profile of several devices")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--lengths", type=float, nargs="+", default=LENGTHS, help="shares of the base's schedule")
     options = parser.parse_args(arguments)
     benchmark = benchmarks.load(options.benchmark, options.profile)
     profile = benchmark.profile(options.profile)
@@ -56,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plain.update(objective="budget", cap_s=2 * profile.settings["cap_s"])
     runs: list[tuple[float, float, float]] = []
     with open_judge(benchmark, replace(profile, settings=plain)) as judge:
-        for k in range(options.seeds):
-            for factor in LENGTHS:
+        for k in range(options.first_seed, options.first_seed + options.seeds):
+            for factor in options.lengths:
                 with tempfile.TemporaryDirectory(prefix="evo-program-") as folder:
                     benchmarks.write_tree(stretched(benchmark.base, constant, factor), Path(folder))
                     outcome = judge.judge(Path(folder), stage="calibrate", seed=number("calibrate", k) % 2**31)
@@ -68,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(
                     f"x{factor:g} seed {k}: {outcome.measures['seconds']:.2f} s, loss {outcome.score:.4f}", flush=True
                 )
-    for factor in LENGTHS:
+    for factor in options.lengths:
         own = [(s, loss) for f, s, loss in runs if f == factor]
         if own:
             losses = [loss for _, loss in own]

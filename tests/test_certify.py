@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 from conftest import TableJudge, library_of, new_worker
 from test_search import finished, judged_base, placed, proposal
 
-from evo import certify, inspect, journal, recertify, search, stats
+from evo import certify, inspect, journal, recertify, run, rundir, search, stats
 from evo.certify import PairResult, Spread
 from evo.events import Certified, Evaluated, Marked, Noted, Quarantined, Refuted, Started, Task
 from evo.outcome import Outcome, Status
@@ -275,3 +277,28 @@ def test_any_part_of_a_run_can_be_looked_at(toy, run_of):
                 inspect.table(state, toy, toy.profile(None))
                 inspect.drifts(state)
                 state.spread(9, "x")
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_patches_that_somebody_brings_are_certified_and_weighed_without_a_search(
+    toy, tmp_path, monkeypatch, capsys, elsewhere
+):
+    """The same verdict from this process and from those of a pool, here a thread that stands in for one."""
+    monkeypatch.setattr("evo.worker.open_judge", lambda *_, **__: nullcontext(TableJudge()))
+    monkeypatch.setattr(recertify, "_here", [])
+    if elsewhere:
+        monkeypatch.setattr(recertify, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(1))
+    files = []
+    for patch in (library_of(toy)[0], library_of(toy)[3]):
+        files.append(tmp_path / f"{patch.name}.patch")
+        files[-1].write_text(patch.diff)
+    out = tmp_path / "run"
+    asked = ["--benchmark", str(toy.root), "--out", str(out), "--prove", *map(str, files)]
+    assert run.main([*asked, "--workers", "3" if elsewhere else "1"]) == 0
+    state = search.State(rundir.RunDir(out).settings(), toy).extend(journal.Journals(out / "events").new_entries())
+    assert {len(state.genome(name).patches) for name in state.certified()} == {1, 2}  # one of them does nothing
+    assert state.champion().pairs >= certify.MIN_PAIRS and not state.base_scores
+    told = capsys.readouterr()
+    assert "twice the rate" not in told.out and "worth" in told.err and "dropped" in told.err
+    assert "champion" in told.out and (out / "best" / "champion.patch").exists()
+    assert run.main([*asked[:-2], str(tmp_path / "nowhere.patch")]) == 2

@@ -30,7 +30,18 @@ CONFLICTS = 0.10  # of all pairs
 CLOSED = ["backout", "bigram_values", "head_gate", "ngram_values", "readout", "smear", "token_shift", "value_residual"]
 EQUAL = ["fp8_attention", "fp8_mlp_up", "fused_relu2_mlp", "annealed_noise"]  # without a GPU, or at scoring
 VOCABULARY, WINDOW = 96, 16
-MODULES = ("bigrams", "float8", "float8_mlp", "fused_relu2", "kernels", "model", "optimizer", "train", "trainer")
+MODULES = (
+    "bigrams",
+    "float8",
+    "float8_mlp",
+    "fused_relu2",
+    "kernels",
+    "model",
+    "optimizer",
+    "recall",
+    "train",
+    "trainer",
+)
 each = pytest.mark.parametrize("technique", TECHNIQUES, ids=lambda t: t.name)
 
 
@@ -206,6 +217,50 @@ def test_a_training_step_reaches_the_tables(tmp_path: Path) -> None:
         assert "bigram_tables" in modules.model.checkpoint(trainer.model)
         trainer.start(0)
         assert trainer.model.bigram_tables.count_nonzero() == 0 and trainer.optimizer.bigrams.count.count_nonzero() == 0
+
+
+def test_recall_finds_the_longest_match_and_never_what_comes_later(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    with program("recall", tmp_path) as modules:
+        recall, chance = modules.recall, torch.Generator().manual_seed(3)
+        stream = torch.randint(0, 4, (400,), generator=chance, dtype=torch.int32)
+        asked = torch.randint(0, 4, (2, 20), generator=chance, dtype=torch.int32)
+        index = recall.Index(stream)
+
+        def agreement(one: list[int], other: list[int]) -> int:
+            pairs = zip(reversed(one), reversed(other))
+            return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+        token, kind = recall.candidates(index, asked)
+        for row, time in ((0, 0), (0, 7), (1, 13), (1, 19)):
+            context = asked[row, : time + 1].tolist()
+            far = max(agreement(context, stream[:place].tolist()) for place in range(1, 400))
+            here = max([agreement(context, context[: place + 1]) for place in range(time)], default=0)
+            assert kind[row, time, : recall.NEAR].max() == far
+            assert kind[row, time, recall.NEAR :].max() - recall.REACH - 1 == here
+        changed = asked.clone()
+        changed[:, 9:] = 3 - changed[:, 9:]
+        for own, other in zip((token, kind), recall.candidates(index, changed)):
+            assert torch.equal(own[:, :9], other[:, :9])
+
+
+def test_recall_learns_how_far_to_trust_a_match(tmp_path: Path) -> None:
+    """Sentences of two kinds of words: one kind repeats in the stream, the other never does."""
+    torch = pytest.importorskip("torch")
+    with program("recall", tmp_path) as modules:
+        recall, chance = modules.recall, torch.Generator().manual_seed(4)
+        text = torch.arange(24, dtype=torch.int32).repeat(100)
+        text = torch.where(torch.rand(2400, generator=chance) < 0.1, 24 + text % 6, text)
+        text[::50] = 31
+        held, inside, rest = recall.set_aside(text, 100, 31)
+        assert len(held) == 3 and len(rest) == 2100 and not inside.all()
+        index, blend = recall.Index(rest), recall.Blend()
+        blend.reset()
+        model = lambda tokens: torch.zeros(*tokens.shape, 32)  # noqa: E731  it knows nothing: 3.47 nats
+        fitted = recall.fit(model, index, blend, held, inside)
+        with torch.no_grad():
+            found = recall.blended(model(held).log_softmax(-1), index, blend, held)
+        assert fitted < 1.0 and torch.allclose(found.exp().sum(-1), torch.ones(()), atol=1e-4)
 
 
 def test_noise_of_size_zero_is_the_plain_update(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo.benchmark import UserMistake, read_tree, tree_hash
+from evo.hostlock import turn as held_turn
 from evo.judges import corpora
 from evo.judges.corpus import Corpus, order, secret
 from evo.judges.gpu import BUFFER_MB, Gpu, place
@@ -290,14 +291,18 @@ class TrainingJudge:
         s = self.settings
         key = json.dumps([tree_hash(read_tree(program)), s.window, s.vocabulary, version("torch"), self._device_name])
         kept = place() / "compiled" / hashlib.sha256(key.encode()).hexdigest()
-        began = time.monotonic()
-        with contextlib.suppress(FileNotFoundError):
-            made = kept.read_bytes()
-            os.utime(kept)
-            return made
-        made = self._compile(program)
-        measures["compile_s"] = time.monotonic() - began
         kept.parent.mkdir(mode=0o700, exist_ok=True)
+        began = time.monotonic()
+        # Whoever comes second waits for what the first one makes.
+        with held_turn(alone=True, folder=place() / f"compiling-{kept.name[:16]}"):
+            with contextlib.suppress(FileNotFoundError):
+                made = kept.read_bytes()
+                os.utime(kept)
+                return made
+            return self._keep(self._compile(program), kept, measures, began)
+
+    def _keep(self, made: bytes, kept: Path, measures: dict[str, float], began: float) -> bytes:
+        measures["compile_s"] = time.monotonic() - began
         with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
             file.write(made)
         os.replace(file.name, kept)
