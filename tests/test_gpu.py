@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import settings_for
 from numpy.typing import NDArray
 
-from evo import judge, run
+from evo import benchmark as benchmarks
+from evo import judge, run, rundir, worker
 from evo.benchmark import UserMistake, read_tree, write_tree
 from evo.judges import gpu as gpus
 from evo.judges.corpus import Corpus
@@ -95,6 +97,18 @@ def test_without_a_device_one_sentence_comes_before_anything_is_prepared(tmp_pat
         assert run.main([*asked, "--out", str(tmp_path / "run")]) == judge.main(asked) == 2
         told = capsys.readouterr().err
         assert told.count("expected a CUDA device, found none") == 2 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("profile", "alone"), [("20s", False), ("cpu", True)])
+def test_a_certification_on_one_device_leaves_the_others_of_its_host_alone(tmp_path: Path, profile: str, alone: bool):
+    """A judge on a GPU has timed sections alone with their device by itself; on a CPU a pair has the whole host."""
+    benchmark = benchmarks.load("autoresearch", profile)
+    settings = replace(settings_for(benchmark), benchmark="autoresearch", profile=profile)
+    directory = rundir.RunDir(tmp_path)
+    directory.create(settings, benchmark.base)
+    crew = worker.join(directory, role="judge", minutes=None, allow_unisolated=False)
+    assert crew.exclusive is alone
+    crew.close()
 
 
 class Run:
