@@ -284,14 +284,17 @@ def dump(event: Event, at: float) -> str:
     return f"{line[:-1]}{CHECKSUM}{zlib.crc32(line.encode())}}}"
 
 
-def load(line: str) -> tuple[float, Event]:
+def load(line: str, *, checked: bool = False) -> tuple[float, Event]:
     """Reads one line; keys that a later version no longer knows are dropped, so old journals keep loading.
 
     Raises ValueError for anything that is not an event, and for a line that is not what was written: a digit that a
-    disk has turned would be another score. Lines of before there were checksums have none.
+    disk has turned would be another score. Lines of before there were checksums have none; `checked` says that this
+    one comes from a file that has them.
     """
-    text, checked, checksum = line.rpartition(CHECKSUM)
-    if checked and checksum != f"{zlib.crc32((text + '}').encode())}}}":
+    text, found_one, checksum = line.rpartition(CHECKSUM)
+    if checked and not found_one:
+        raise ValueError(f"no checksum where others have one: {line[:80]!r}")
+    if found_one and checksum != f"{zlib.crc32((text + '}').encode())}}}":
         raise ValueError(f"not as it was written: {line[:80]!r}")
     try:
         found = json.loads(line)

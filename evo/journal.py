@@ -42,7 +42,8 @@ class Journals:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._seen: dict[str, tuple[int, int]] = {}  # file name -> bytes read, lines read
+        # by file name: bytes read, lines read, whether its lines have checksums
+        self._seen: dict[str, tuple[int, int, bool]] = {}
 
     def new_entries(self) -> Sequence[Entry]:
         """Entries that appeared since the last call, by file and then in the order they were written.
@@ -53,7 +54,7 @@ class Journals:
         with os.scandir(self._folder) as listing:
             files = sorted((item.name, item.stat().st_size) for item in listing if item.name.endswith(".jsonl"))
         for name, size in files:
-            position, line = self._seen.get(name, (0, 0))
+            position, line, checked = self._seen.get(name, (0, 0, False))
             if size <= position:
                 continue
             with open(self._folder / name, "rb") as file:
@@ -61,14 +62,15 @@ class Journals:
                 whole, newline, _ = file.read().rpartition(b"\n")
             if not newline:
                 continue
+            checked = checked or events.CHECKSUM.encode() in whole
             for raw in whole.split(b"\n"):
                 line += 1
                 try:
-                    at, event = events.load(raw.decode())
+                    at, event = events.load(raw.decode(), checked=checked)
                 except ValueError:
                     continue
                 found.append(Entry(name.removesuffix(".jsonl"), line, at, event))
-            self._seen[name] = (position + len(whole) + 1, line)
+            self._seen[name] = (position + len(whole) + 1, line, checked)
         return found
 
 

@@ -91,6 +91,23 @@ def test_flips_and_cuts_lose_events_and_never_change_one(tmp_path):
         assert len(found) >= len(EXAMPLES) - 8
 
 
+def test_a_line_that_lost_its_checksum_is_lost(tmp_path):
+    """One of 1,000 random cuts took a checksum away and left JSON. Whole files of before there were any still load."""
+    own = journal.Journal(tmp_path, "w-0", lambda: 1.0)
+    own.append(Noted("1"), Noted("2"))
+    lines = (tmp_path / "w-0.jsonl").read_text().splitlines()
+    bare = [line[: line.index(events.CHECKSUM)] + "}" for line in lines]
+    for text, left in ((bare, ["1", "2"]), ([bare[0], lines[1]], ["2"]), ([lines[0], bare[1]], ["1"])):
+        (tmp_path / "w-0.jsonl").write_text("\n".join(text) + "\n")
+        assert [entry.event.text for entry in journal.Journals(tmp_path).new_entries()] == left
+    reader = journal.Journals(tmp_path)
+    (tmp_path / "w-0.jsonl").write_text(lines[0] + "\n")
+    assert len(reader.new_entries()) == 1
+    with open(tmp_path / "w-0.jsonl", "a") as file:
+        file.write(bare[1] + "\n")
+    assert reader.new_entries() == []
+
+
 def test_a_reader_follows_growing_files(tmp_path):
     one, two = (journal.Journal(tmp_path, name, lambda: 1.0) for name in ("a-0", "b-0"))
     reader = journal.Journals(tmp_path)
