@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import select
 import signal
 import socket
@@ -28,7 +29,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -228,6 +229,7 @@ class Sandbox:
 
     def close(self) -> None:
         """Ends the fork server and with it every turn that still runs."""
+        self._watchers.close()
         self._socket.close()
         try:
             self._process.wait(timeout=REAP_S)
@@ -302,7 +304,8 @@ class Sandbox:
             inside.append(output_inside)
         scratch = None if self.level.isolated else self._scratch_of_the_host(request)
         trees = [*self._trees, request["program"], request["guest"]]
-        turn = Turn(channel, control, output, limits, scratch, lambda: forget(trees, self._libraries))
+        forgets = partial(forget, trees, self._libraries)
+        turn = Turn(channel, control, output, limits, scratch, forgets, self._watchers)
         turn.shuts = request["shuts"] and any(layer.name == "names" and layer.holds for layer in self.level.layers)
         try:
             with self._lock:
@@ -351,6 +354,7 @@ class Sandbox:
     def _booted(self, plain: Mapping[str, str] | None) -> Level:
         """Starts a fork server; with `plain`, the reasons why there are no namespaces, one that goes without them."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._watchers = _Watchers()
         packages = {Path(__file__).parent, Path(__file__).resolve().parent}
         configuration = {
             "preload": self._preload,
@@ -433,6 +437,7 @@ class Turn:
         limits: Limits,
         scratch: Path | None,
         forget: Callable[[], None],
+        watchers: _Watchers,
     ):
         self.channel = channel
         self._forget = forget  # what the turn has seen of the host's disks
@@ -454,7 +459,7 @@ class Turn:
         self._left = False
         self.shuts = False
         self._shut = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._watchers, self._watched = watchers, False
 
     def begin(self) -> bool:
         """Waits until the candidate runs; False if the fork server died before, SandboxError if the set-up failed."""
@@ -475,8 +480,8 @@ class Turn:
         # The kernel translates the process id into this namespace.
         with open(f"/proc/self/fdinfo/{self._pidfds[CANDIDATE]}") as info:
             self._pid = next(int(line[4:]) for line in info if line.startswith("Pid:"))
-        self._thread = threading.Thread(target=self._watch, args=(time.monotonic() + self._limits.wall_s,), daemon=True)
-        self._thread.start()
+        self._watched = True
+        self._watchers.watch(self, time.monotonic() + self._limits.wall_s)
         return True
 
     def __enter__(self) -> Turn:
@@ -554,8 +559,8 @@ class Turn:
             self._remove_cgroup(self._cgroup)
         if read_kb > READ_KB:
             self._forget()
-        if self._thread is not None:
-            self._thread.join()
+        if self._watched:
+            self._ended.wait()
         for fd in [*self._pidfds, *([self._output] if self._output is not None else [])]:
             os.close(fd)
         self._pidfds, self._output = [], None
@@ -637,6 +642,13 @@ class Turn:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfds[which], signal.SIGKILL)
 
+    def watch(self, deadline: float) -> None:
+        """What a watcher does until the turn has ended."""
+        try:
+            self._watch(deadline)
+        finally:
+            self._ended.set()
+
     def _watch(self, deadline: float) -> None:
         poller = select.poll()
         poller.register(self._control, select.POLLIN)
@@ -667,7 +679,6 @@ class Turn:
             self._peak_kb = report["peak_kb"]
             ending = Ending(report["how"], report["code"])
         self._ending = Ending(self._verdict) if self._verdict else ending
-        self._ended.set()
 
     def _drain(self) -> bool:
         """Reads what is there, at most one pipe's worth; False when nothing is left to come or nothing is there."""
@@ -715,6 +726,50 @@ def _advise(path: str, advice: int, step: int = 0) -> None:
                 os.posix_fadvise(fd, at, step, advice)
         finally:
             os.close(fd)
+
+
+class _Watcher(threading.Thread):
+    def __init__(self, after: Callable[[_Watcher], bool]) -> None:
+        super().__init__(daemon=True)
+        self.tasks: queue.SimpleQueue[tuple[Turn, float] | None] = queue.SimpleQueue()
+        self._after = after  # a turn; False where there will be no other
+        self.start()
+
+    def run(self) -> None:
+        while (task := self.tasks.get()) is not None:
+            task[0].watch(task[1])
+            del task
+            if not self._after(self):
+                return
+
+
+class _Watchers:
+    """Threads that watch a sandbox's turns, one after the other: starting one for each takes longer than its work."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[_Watcher] = []
+        self._closed = False
+
+    def watch(self, turn: Turn, deadline: float) -> None:
+        with self._lock:
+            watcher = self._idle.pop() if self._idle else None
+        (watcher or _Watcher(self._rest)).tasks.put((turn, deadline))
+
+    def close(self) -> None:
+        """Ends the idle ones now and the others after their turn."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for watcher in idle:
+            watcher.tasks.put(None)
+            watcher.join()
+
+    def _rest(self, watcher: _Watcher) -> bool:
+        with self._lock:
+            if not self._closed:
+                self._idle.append(watcher)
+            return not self._closed
 
 
 def _below(pid: int) -> list[int]:

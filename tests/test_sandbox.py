@@ -1071,18 +1071,20 @@ def test_without_namespaces_it_says_so_and_goes_on_only_by_the_users_word(place:
         """,
     )
     (place / "contained.py").write_text(CONTAINED.replace("FORKSERVER", repr(str(evo.sandbox.FORKSERVER))))
-    before = set(os.listdir(tempfile.gettempdir()))
-    for parent in [place, *place.parents]:  # the candidate walks the host's paths here
+    left = place / "left"  # a temporary directory of its own, since other tests run at the same time
+    left.mkdir()
+    for parent in [left, place, *place.parents]:  # the candidate walks the host's paths here
         if parent.stat().st_mode & 0o005 != 0o005 and tempfile.gettempdir() in str(parent):
             parent.chmod(0o755)
     done = subprocess.run(
-        [sys.executable, str(place / "contained.py"), str(place)], capture_output=True, text=True, timeout=30
-    )
+        [sys.executable, str(place / "contained.py"), str(place)],
+        capture_output=True, text=True, timeout=30, env={**os.environ, "TMPDIR": str(left)},
+    )  # fmt: skip
     assert "NoIsolation: this machine cannot isolate a candidate" in done.stdout, done.stdout + done.stderr
     assert "none" in done.stdout.splitlines(), done.stdout + done.stderr
     assert "b'x' exited with 0 True\nlandlocked" in done.stdout, done.stdout + done.stderr
     assert processes("evo-uncaged") == []
-    assert set(os.listdir(tempfile.gettempdir())) <= before
+    assert list(left.iterdir()) == []
 
 
 def test_a_rehearsal_finds_what_only_a_turn_needs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
