@@ -248,7 +248,7 @@ def prove(found: argparse.Namespace) -> int:
 
 def _prove(crew: worker.Worker, found: argparse.Namespace, proof: Callable[[Say, Bench], Certified | Refuted]) -> int:
     from evo import record
-    from evo.run import save_best
+    from evo.run import EXIT_INTERRUPTED, save_best
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -260,6 +260,9 @@ def _prove(crew: worker.Worker, found: argparse.Namespace, proof: Callable[[Say,
             record.attempt(crew, verdict, say)
         save_best(crew.state, crew.run, crew.benchmark)
         print(inspect.table(crew.state, crew.benchmark, crew.benchmark.profile(crew.run.settings().profile)))
+    except KeyboardInterrupt:
+        say("interrupted; what was judged is kept in the run's journal")
+        return EXIT_INTERRUPTED
     finally:
         crew.close()
     return 0

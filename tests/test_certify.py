@@ -302,3 +302,13 @@ def test_patches_that_somebody_brings_are_certified_and_weighed_without_a_search
     assert "twice the rate" not in told.out and "worth" in told.err and "dropped" in told.err
     assert "champion" in told.out and (out / "best" / "champion.patch").exists()
     assert run.main([*asked[:-2], str(tmp_path / "nowhere.patch")]) == 2
+
+
+def test_an_interrupted_certification_says_so(toy, run_of, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recertify, "recertify", interrupted)
+    path = run_of(toy).path
+    assert recertify.main(path, run.options(["--certify", str(path)])) == 130
+    assert "interrupted; what was judged is kept" in capsys.readouterr().err
