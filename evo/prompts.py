@@ -123,12 +123,14 @@ def request(
     hypotheses: Sequence[str] = (),
     leaning: str = "",
     trouble: str = "",
+    standing: str = "",
 ) -> str:
     """This call's own part: the parent, what of the record is nearest to the task, and what is asked.
 
-    `partners` are further programs under their titles; `trouble` is what a failed program said.
+    `partners` are further programs under their titles; `trouble` is what a failed program said; `standing` is what the
+    base scores.
     """
-    parts = []
+    parts = [f"## The base's score\n\n{standing}"] if standing else []
     if chronicle.latest:
         parts.append(f"## What was tried last\n\n{fenced(chronicle.latest)}")
     parts.append(program.under("The current program", DIFF_LIMIT))

@@ -463,6 +463,15 @@ class State:
         found = [outcome.measures for task in tasks if (outcome := self.outcome(task)) is not None]
         return {key: stats.mean([each[key] for each in found]) for key in found[0] if all(key in m for m in found)}
 
+    def standing(self) -> str:
+        """What the base scores, and how far one run's gain scatters; empty before its runs are over."""
+        if self.base_mean is None:
+            return ""
+        goal, means = self.objective, self.base_measures()
+        parts = "".join(f", {key} {means[key]:.4g}" for key in ("seconds", "loss") if key in means)
+        scatter = goal.describe(self.settings.noise_sd).lstrip("+")
+        return f"The base scores {self.base_mean:.4g} {goal.unit}{parts}; the gain of one run scatters by {scatter} (1 sd)."
+
     def gain_of(self, thread: int, number: int) -> float | None:
         """The screened gain of a thread's proposal of this number; None if it was rejected, failed or is not judged."""
         slot = self.slots.get((thread, number))

@@ -247,6 +247,7 @@ def test_golden_prompts(toy, task):
         hypotheses=["a larger rate pays", "on another task: tiles"] if task in ("improve", "mutate") else (),
         leaning=prompts.taste(1),
         trouble="Traceback\nValueError: `no`" if task == "repair" else "",
+        standing="The base scores 4.6 s; the gain of one run scatters by 7.0% (1 sd).",
     )
     rules = judges.rules(toy, toy.profile(None))
     whole = "\n\n=====\n\n".join([prompts.prefix(toy, rules), *prompts.record(told), asked])

@@ -45,7 +45,10 @@ def search_with(toy, run_of, answer, **settings):
 
 
 def test_a_model_improves_a_program(toy, run_of):
+    standings = set()
+
     def answer(prompt: Prompt, slot: Slot) -> str:
+        standings.update(line for line in prompt.request.split("\n") if line.startswith("The base scores "))
         rate = 0.1 + 0.02 * (slot.number + 1)
         return (
             block("RATE = 0.1", f"RATE = {rate:.2f}", "a larger rate") if "The base." in prompt.request else "no idea"
@@ -54,6 +57,7 @@ def test_a_model_improves_a_program(toy, run_of):
     state = search_with(toy, run_of, answer)
     written = [p for p in state.proposals.values() if p.operator in ("improve", "mutate")]
     assert written and state.champion() is not None
+    assert standings == {state.standing()} and f"{state.base_mean:.4g}" in state.standing()
     assert state.patches[written[0].new[0].name].hypothesis == "a larger rate"
     reasons = {s[1].reason for s in state.slots.values() if hasattr(s[1], "reason")}
     assert any("no usable edit in 3 answers: no edit found" in reason for reason in reasons)

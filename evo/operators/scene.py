@@ -32,6 +32,7 @@ class Scene:
     cards: Sequence[Card] = ()
     chronicle: Chronicle = field(default_factory=Chronicle)
     earlier: str = ""  # what a run before this one found
+    standing: str = ""  # what the base scores
     rules: Sequence[str] = ()  # what the judge allows, in words
     hypotheses: Sequence[str] = ()  # that models wrote down in this run
     novelty: float = 1.0

@@ -87,6 +87,7 @@ def request(task: str, scene: Scene, parents: tuple[str, ...], trouble: str) -> 
         hypotheses=scene.hypotheses,
         leaning=prompts.taste(scene.chance.thread),
         trouble=trouble,
+        standing=scene.standing,
     )
 
 
