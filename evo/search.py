@@ -470,7 +470,8 @@ class State:
         goal, means = self.objective, self.base_measures()
         parts = "".join(f", {key} {means[key]:.4g}" for key in ("seconds", "loss") if key in means)
         scatter = goal.describe(self.settings.noise_sd).lstrip("+")
-        return f"The base scores {self.base_mean:.4g} {goal.unit}{parts}; the gain of one run scatters by {scatter} (1 sd)."
+        score = f"{self.base_mean:.4g} {goal.unit}{parts}"
+        return f"The base scores {score}; the gain of one run scatters by {scatter} (1 sd)."
 
     def gain_of(self, thread: int, number: int) -> float | None:
         """The screened gain of a thread's proposal of this number; None if it was rejected, failed or is not judged."""

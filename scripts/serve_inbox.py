@@ -21,7 +21,7 @@ from evo.llm import Completion
 from evo.operators import written
 from evo.search import State
 
-SECTION = re.compile(r"\n\n(?=## The base's score|## What was tried, part |## What was tried last|## The current program\n)")
+SECTION = re.compile(r"\n\n(?=## (?:The base's score|What was tried, part |What was tried last|The current program\n))")
 
 
 def parent(state: State, prompt: str) -> Genome:
