@@ -118,6 +118,9 @@ class Noise:
         return self.pair_sd if self.pair_sd is not None else math.sqrt(2) * self.sd
 
 
+UNMEASURED = Noise(sd=1e-12, df=1, typical_gain=1e-12)  # of a profile that is read to be measured or judged by hand
+
+
 @dataclass(frozen=True)
 class Audit:
     """What is refused unjudged, and what is put in quarantine although it passed; see evo/audit.py."""
@@ -224,9 +227,10 @@ class _Head:
     regions: dict = field(default_factory=dict)
 
 
-def load(name_or_folder: str, profile: str | None = None) -> Benchmark:
+def load(name_or_folder: str, profile: str | None = None, *, measured: bool = True) -> Benchmark:
     """Reads a shipped benchmark by name or any benchmark by folder; its base is the program of `profile`.
 
+    Profiles without a noise table are a mistake where they must be `measured`, else their noise is UNMEASURED.
     `sol:TASK` or the folder of a kernel problem is a kernel task, with the one benchmark.toml of all of them.
     """
     root = Path(name_or_folder)
@@ -276,7 +280,7 @@ def load(name_or_folder: str, profile: str | None = None) -> Benchmark:
         editable=head.editable,
         objective=settings(Objective, head.objective, f"{file.name} [objective]"),
         regions=head.regions,
-        profiles={key: _profile(key, table, file.name) for key, table in head.profiles.items()},
+        profiles={key: _profile(key, table, file.name, measured) for key, table in head.profiles.items()},
         summary=head.summary,
         default_profile=default_profile,
         program_folder=program,
@@ -316,16 +320,19 @@ def run(*arguments):
 """
 
 
-def _profile(name: str, table: Mapping[str, Any], file: str) -> Profile:
+def _profile(name: str, table: Mapping[str, Any], file: str, measured: bool) -> Profile:
     where = f"{file} [profiles.{name}]"
     rest = {k: v for k, v in table.items() if k not in ("limits", "noise", "budget", "audit", "record", "program")}
-    if "noise" not in table:
-        raise UserMistake(f"{where}: [profiles.{name}.noise] is missing; `python -m evo.check` measures and prints it")
+    if "noise" not in table and measured:
+        raise UserMistake(
+            f"{where}: [profiles.{name}.noise] is missing; "
+            f"`python -m evo.check FOLDER --profile {name}` measures and prints it"
+        )
     return Profile(
         name=name,
         settings=rest,
         limits=table.get("limits", {}),
-        noise=settings(Noise, table["noise"], f"{where}.noise"),
+        noise=settings(Noise, table["noise"], f"{where}.noise") if "noise" in table else UNMEASURED,
         budget=settings(Budget, table.get("budget", {}), f"{where}.budget"),
         audit=settings(Audit, table.get("audit", {}), f"{where}.audit"),
         record=settings(Record, table["record"], f"{where}.record") if "record" in table else None,

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from evo import benchmark as benchmarks
 from evo import certify, library, stats
-from evo.benchmark import Benchmark, Profile, UserMistake
+from evo.benchmark import Benchmark, Noise, Profile, UserMistake
 from evo.chance import number
 from evo.genome import Tree, apply_diff
 from evo.judges import Judge, on_disk, open_judge
@@ -99,9 +99,16 @@ def measured_noise(benchmark: Benchmark, judge: Judge, runs: int, say: Say) -> t
     return NoiseModel.of(twice), outcomes
 
 
-def tell_noise(benchmark: Benchmark, profile: Profile, model: NoiseModel, typical: float, say: Say) -> None:
-    """The parts of the spread, what stage sizes follow, and the table to paste."""
-    shipped = profile.noise
+def tell_noise(benchmark: Benchmark, profile: Profile, model: NoiseModel, typical: float | None, say: Say) -> None:
+    """The parts of the spread, what stage sizes follow, and the table to paste.
+
+    Of a profile without a noise table nobody may know the typical gain: then sizes are not told.
+    """
+    # noise of 0 is no noise for a test: the smallest difference worth a word stands in for it
+    least = max(1e-6, 1e-3 * (typical or 0.0))
+    sd, pair_sd = max(model.sd, least), max(model.pair_sd, least)
+    unmeasured = profile.noise is benchmarks.UNMEASURED
+    shipped = Noise(sd, model.df, typical or least, pair_sd) if unmeasured else profile.noise
     say(f"noise      in units of gain, {model.seeds} seeds twice each")
     for name, value in (("seed", model.seed), ("host", model.host), ("one run", model.sd), ("a pair", model.pair_sd)):
         say(f"  {name:<14}sd {value:.4g}")
@@ -114,16 +121,19 @@ def tell_noise(benchmark: Benchmark, profile: Profile, model: NoiseModel, typica
                 say(f"  WIDER than shipped: {name} {both}; put the new one there")
     if model.df < LEAST_DF:
         say(f"  {model.df} degrees of freedom are few, {LEAST_DF} are wanted: --runs {LEAST_DF + 1}")
-    wide = max(model.pair_sd, shipped.of_pair)
-    pairs = certify.pairs_needed(typical, wide, max(model.df, shipped.df))
-    told = f"about {pairs} pairs" if pairs else f"more than the {certify.MAX_PAIRS} pairs there are"
-    say(f"  a typical gain of {typical:.3g} is {typical / wide:.2g} sd of a pair and takes {told} to certify")
-    kept = certify.reserve(dataclasses.replace(shipped, pair_sd=wide, typical_gain=typical))
-    say(f"  so a run that names no reserve should keep {kept} evaluations for finalists and certification")
-    # noise of 0 is no noise for a test: the smallest difference worth a word stands in for it
-    least = max(1e-6, 1e-3 * typical)
-    numbers = f"sd = {max(model.sd, least):.4g}  pair_sd = {max(model.pair_sd, least):.4g}  df = {model.df}"
-    say(f"  [profiles.{profile.name}.noise] measured now:  {numbers}  typical_gain = {typical:.4g}")
+    if typical is not None:
+        wide = max(model.pair_sd, shipped.of_pair)
+        pairs = certify.pairs_needed(typical, wide, max(model.df, shipped.df))
+        told = f"about {pairs} pairs" if pairs else f"more than the {certify.MAX_PAIRS} pairs there are"
+        say(f"  a typical gain of {typical:.3g} is {typical / wide:.2g} sd of a pair and takes {told} to certify")
+        kept = certify.reserve(dataclasses.replace(shipped, pair_sd=wide, typical_gain=typical))
+        say(f"  so a run that names no reserve should keep {kept} evaluations for finalists and certification")
+    say("  measured now, to paste into benchmark.toml:")
+    say(f"[profiles.{profile.name}.noise]\nsd = {sd:.4g}\npair_sd = {pair_sd:.4g}\ndf = {model.df}")
+    if typical is not None:
+        say(f"typical_gain = {typical:.4g}")
+    else:
+        say("typical_gain =   # yours to fill in: what one good patch may gain; a guess will do")
 
 
 def check_benchmark(
@@ -141,8 +151,9 @@ def check_benchmark(
         values = [outcome.measures[name] for outcome in base if name in outcome.measures]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         say(f"  {name:<14}{stats.mean(values):.5g}  sd {spread:.2g}")
-    typical = _typical_gain(benchmark, judge, middle, say) if patches else profile.noise.typical_gain
-    tell_noise(benchmark, profile, model, typical or profile.noise.typical_gain, say)
+    known = None if profile.noise is benchmarks.UNMEASURED else profile.noise.typical_gain
+    found_gain = _typical_gain(benchmark, judge, middle, say) if patches else None
+    tell_noise(benchmark, profile, model, found_gain or known, say)
     sound = True
     gains = [benchmark.objective.gain_over(middle, score) for score in scores]
     bar = max(gains) + 3 * max(model.sd, profile.noise.sd)
@@ -361,7 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise UserMistake(f"--filesystem: expected a directory, found {options.filesystem}")
             sound &= check_filesystem(options.filesystem, say)
         if options.folder:
-            benchmark = benchmarks.load(options.folder, options.profile)
+            benchmark = benchmarks.load(options.folder, options.profile, measured=False)
             profile = benchmark.profile(options.profile)
             with open_judge(benchmark, profile) as judge:
                 runs, variants = max(2, options.runs), not options.noise

@@ -22,14 +22,14 @@ def summary(state: search.State, benchmark: Benchmark, profile: Profile) -> dict
 
 
 def verdict_line(state: search.State, verdict: Certified | Refuted) -> str:
-    """One line for a person: certified with its interval, or refuted with the reason."""
+    """One line for a person: certified with its interval, or not and why."""
     described = state.objective.describe
     words = (
         f"{described(verdict.gain)} [{described(verdict.low)}, {described(verdict.high)}] over {verdict.pairs} pairs"
     )
     if isinstance(verdict, Certified):
         return f"CERTIFIED {verdict.genome}: {words}, p = {verdict.p:.2g}: {ideas(state, verdict.genome)}"
-    return f"refuted {verdict.genome}: {words}; {verdict.reason}"
+    return f"not certified {verdict.genome}: {words}; {verdict.reason}"
 
 
 def ideas(state: search.State, name: str) -> str:
@@ -51,7 +51,7 @@ def table(state: search.State, benchmark: Benchmark, profile: Profile) -> str:
         why = state.staleness(verdict)
         rows.append(("stale", f"{verdict.genome} {objective.describe(verdict.gain)}: {why}; --certify makes it anew"))
     if champion is None:
-        tried = f"{len(state.verdicts)} candidate(s) reached certification"
+        tried = f"{len({genome for _, genome in state.verdicts})} candidate(s) reached certification"
         rows.append(("champion", f"none certified; {tried}"))
     else:
         rows.append(("champion", champion.genome))
@@ -73,7 +73,7 @@ def table(state: search.State, benchmark: Benchmark, profile: Profile) -> str:
     rows += [("quarantine", f"{row['genome']} {row['reason']}") for row in quarantine(state) if row["held"]]
     rows.append(("evaluations", f"{found['evaluated']} judged, {found['rejected']} rejected, {found['lost']} lost"))
     rows.append(("cells", str(found["cells"])))
-    rows.append(("time", f"{found['seconds']:.0f} s, {found['usd']:.2f} USD"))
+    rows.append(("time", f"{found['seconds']:.0f} s from the first event to the last, {found['usd']:.2f} USD"))
     width = max(len(key) for key, _ in rows)
     return "\n".join(f"{key:<{width}}  {value}" for key, value in rows)
 
@@ -306,19 +306,20 @@ def shown(directory: Path, view: str, rest: Sequence[str], as_json: bool) -> str
     if view == "events":
         return "\n".join(_event_line(entry, as_json) for entry in _sorted(run))
     if view in ("mark", "note"):
-        return act(run, state, view, rest)
+        return act(run, state, view, rest, as_json)
     name = _named(state, rest)
     if view == "lineage":
         return _json(lineage(state, name)) if as_json else _rows(lineage(state, name), benchmark)
     if view == "genome":
         return _json(describe_genome(state, name))
-    return genome.diff_trees(benchmark.base, state.program(state.genome(name))).rstrip("\n")
+    diff = genome.diff_trees(benchmark.base, state.program(state.genome(name)))
+    return _json({"genome": name, "diff": diff}) if as_json else diff.rstrip("\n")
 
 
 MARKS = ("pin", "ban", "release", "condemn")
 
 
-def act(run: RunDir, state: search.State, view: str, rest: Sequence[str]) -> str:
+def act(run: RunDir, state: search.State, view: str, rest: Sequence[str], as_json: bool) -> str:
     """A person's act becomes an event like any other, in a journal of its own."""
     import os
     import socket
@@ -328,7 +329,7 @@ def act(run: RunDir, state: search.State, view: str, rest: Sequence[str]) -> str
         raise UserMistake("note: expected the text of the note")
     if view == "mark" and (len(rest) < 2 or rest[1] not in MARKS):
         raise UserMistake(f"mark: expected GENOME and one of {', '.join(MARKS)}, found {' '.join(rest) or 'nothing'}")
-    event: events.Event
+    event: events.Noted | events.Marked
     if view == "note":
         event = events.Noted(" ".join(rest))
     else:
@@ -337,7 +338,13 @@ def act(run: RunDir, state: search.State, view: str, rest: Sequence[str]) -> str
     own = journal.Journal(run.events, journal.writer_name(socket.gethostname(), os.getpid(), taken), time.time)
     own.append(event)
     own.close()
-    return f"written: {event}"
+    if as_json:
+        return _json({"event": event.kind, **dataclasses.asdict(event)})
+    return "written: " + (f"note {event.text}" if isinstance(event, events.Noted) else _marked(event))
+
+
+def _marked(event: events.Marked) -> str:
+    return f"{event.genome} {event.mark}" + (f", {event.reason}" if event.reason else "")
 
 
 def _named(state: search.State, rest: Sequence[str]) -> str:
@@ -370,15 +377,18 @@ def _event_line(entry: events.Entry, as_json: bool) -> str:
     if isinstance(event, Evaluated):
         score = "" if event.outcome.score is None else f" {event.outcome.score:.5g}"
         return f"{entry.at:.1f} {entry.writer} evaluated {event.task.name} {event.outcome.status.value}{score}"
-    return f"{entry.at:.1f} {entry.writer} {text.partition(',')[2][:160]}"
+    facts = json.loads(text)
+    words = "  ".join(f"{key}={facts[key]}" for key in facts if key not in ("at", "event", "crc"))
+    return f"{entry.at:.1f} {entry.writer} {event.kind}  {words}"[:200].replace("\n", " ").rstrip()
 
 
 def _rows(rows: Sequence[Mapping[str, Any]], benchmark: Benchmark) -> str:
     gain: Callable[[float], str] = benchmark.objective.describe
     lines = []
     for row in rows:
-        shown_row = {key: gain(value) if key in ("gain", "posterior_gain") else value for key, value in row.items()}
-        lines.append("  ".join(f"{key}={value}" for key, value in shown_row.items() if value not in ([], False, "")))
+        told = {key: gain(value) if key in ("gain", "posterior_gain") else value for key, value in row.items()}
+        told = {key: ", ".join(value) if isinstance(value, list) else value for key, value in told.items()}
+        lines.append("  ".join(f"{key}={value}" for key, value in told.items() if value not in (False, "")))
     return "\n".join(lines) or "nothing yet"
 
 

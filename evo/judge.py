@@ -25,7 +25,11 @@ def program_of(benchmark: Benchmark, genome: Path | None, program: Path | None) 
     if program is not None:
         if not program.is_dir():
             raise UserMistake(f"--program: expected a folder, found {program}")
-        return benchmarks.read_tree(program)
+        tree = benchmarks.read_tree(program)
+        if not any(path in benchmark.base for path in tree):
+            files = ", ".join(sorted(benchmark.base))
+            raise UserMistake(f"--program: {program} holds no file of {benchmark.name}'s program ({files})")
+        return tree
     if genome is None:
         return benchmark.base
     try:
@@ -58,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one object a seed")
     options = parser.parse_args(arguments)
     try:
-        benchmark = benchmarks.load(options.benchmark, options.profile)
+        if options.seeds < 1:
+            raise UserMistake(f"--seeds: expected 1 or more, found {options.seeds}")
+        benchmark = benchmarks.load(options.benchmark, options.profile, measured=False)
         profile = benchmark.profile(options.profile)
         tree = program_of(benchmark, options.genome, options.program)
         passed = True

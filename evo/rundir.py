@@ -126,7 +126,7 @@ class RunDir:
     def settings(self) -> RunSettings:
         try:
             table = tomllib.loads(self.settings_file.read_text())
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise UserMistake(f"{self.path} is not a run: it has no run.toml; give the --out of an evo.run") from error
         except tomllib.TOMLDecodeError as error:
             raise UserMistake(f"{self.settings_file} is damaged ({error}); restore it or start a new --out") from error

@@ -54,17 +54,32 @@ def checked(benchmark, judge, runs=6):
 def test_check_prints_a_table_that_can_be_pasted(toy):
     sound, text = checked(toy, TableJudge(noise=0.05))
     assert sound and "WIDER than shipped: sd" in text and "5 degrees of freedom are few, 20 are wanted" in text
-    pasted = text.partition("measured now:  ")[2].partition("\n")[0].split("  ")
+    pasted = text.partition("to paste into benchmark.toml:\n")[2]
     file = toy.root / "benchmark.toml"
-    file.write_text(TOML.partition("sd = 0.02")[0] + "\n".join(pasted) + "\n")
+    file.write_text(TOML.partition("[profiles.main.noise]")[0] + pasted + "\n")
     noise = benchmarks.load(str(toy.root)).profile(None).noise
     assert noise.df == 5 and noise.sd > 0.03 and 0 < noise.of_pair < 1e-3  # a pair shares its seed, so all its noise
 
 
 def test_a_deterministic_base_gets_a_table_that_loads(toy):
     _, text = checked(toy, TableJudge(noise=0.0))
-    assert "sd = 2e-05  pair_sd = 2e-05  df = 5" in text
+    assert "sd = 2e-05\npair_sd = 2e-05\ndf = 5\ntypical_gain = 0.02" in text
     assert "takes more than the 20 pairs there are to certify" in text  # by the shipped sd, which is wider
+
+
+def test_a_benchmark_without_a_noise_table_is_measured(toy):
+    file = toy.root / "benchmark.toml"
+    head, _, rest = TOML.partition("[profiles.main.noise]")
+    file.write_text(head + rest[rest.index("[profiles.main.budget]") :])
+    with pytest.raises(UserMistake, match=r"noise\] is missing; `python -m evo.check FOLDER --profile main` measures"):
+        benchmarks.load(str(toy.root))
+    sound, text = checked(benchmarks.load(str(toy.root), measured=False), TableJudge(noise=0.05))
+    assert sound and "WIDER" not in text and "to certify" not in text
+    head, _, gap = text.partition("to paste into benchmark.toml:\n")[2].partition("typical_gain = ")
+    assert gap.startswith("  # yours to fill in")
+    file.write_text(f"{file.read_text()}{head}typical_gain = 0.02 {gap}\n")
+    noise = benchmarks.load(str(toy.root)).profile(None).noise
+    assert noise.sd > 0.03 and noise.typical_gain == 0.02
 
 
 def test_stage_sizes_follow_the_noise():

@@ -108,6 +108,7 @@ def test_an_interrupted_run_goes_on(valley, tmp_path):
         (["--benchmark", "packing", "--out", "/proc/nowhere"], "cannot write the run directory"),
         (["--out", "fresh"], "is not a run yet"),
         (["--certify", "fresh"], "is not a run"),
+        (["--certify", __file__], "is not a run"),
     ],
 )
 def test_a_mistake_gets_one_sentence_and_exit_2(arguments, sentence, tmp_path):
@@ -163,14 +164,30 @@ def test_judge_and_marks(valley, tmp_path):
     patch.write_text("--- a/solve.py\n+++ b/solve.py\n@@ -1 +1 @@\n-RATE = 0.7\n+RATE = 0.8\n")
     refused = evo("judge", "--benchmark", valley, "--genome", patch)
     assert refused.returncode == 2 and "expected 'RATE = 0.7', found 'RATE = 0.1'" in refused.stderr
+    for arguments, sentence in (
+        (("--seeds", 0), "--seeds: expected 1 or more, found 0"),
+        (("--program", tmp_path / "valley"), "holds no file of valley's program (solve.py)"),
+    ):
+        refused = evo("judge", "--benchmark", valley, *arguments)
+        assert refused.returncode == 2 and sentence in refused.stderr
     out = tmp_path / "run"
     evo("run", "--benchmark", valley, "--out", out, "--workers", 1)
     champion = json.loads(evo("inspect", out, "summary", "--json").stdout)["champion"]
-    assert evo("inspect", out, "mark", champion, "ban", "too long").returncode == 0
+    assert evo("inspect", out, "mark", champion, "ban", "too long").stdout == f"written: {champion} ban, too long\n"
     assert json.loads(evo("inspect", out, "summary", "--json").stdout)["champion"] != champion
     assert evo("inspect", out, "mark", champion, "release").returncode == 0
     assert json.loads(evo("inspect", out, "summary", "--json").stdout)["champion"] == champion
     assert evo("inspect", out, "mark", champion, "praise").returncode == 2
+    noted = json.loads(evo("inspect", out, "note", "well done", "--json").stdout)
+    assert noted == {"event": "noted", "text": "well done"}
+    assert json.loads(evo("inspect", out, "diff", "--json").stdout)["genome"] == champion
+    assert evo("run", "--certify", out).returncode == 0  # a second verdict of the same genome is no second candidate
+    facts = [json.loads(line) for line in evo("inspect", out, "events", "--json").stdout.splitlines()]
+    verdicts = [fact["genome"] for fact in facts if fact["event"] in ("certified", "refuted")]
+    for name in set(verdicts):
+        assert evo("inspect", out, "mark", name, "ban").returncode == 0
+    assert len(verdicts) > len(set(verdicts))
+    assert f"none certified; {len(set(verdicts))} candidate(s) reached certification" in evo("inspect", out).stdout
 
 
 def test_killed_workers_leave_no_process_and_no_gap(valley, tmp_path):
