@@ -415,14 +415,15 @@ def _show(state: search.State, journals: journal.Journals, bar: tqdm, deadline: 
 
 
 def save_best(state: search.State, directory: RunDir, benchmark: Benchmark) -> None:
-    """Writes the champion's program and one patch for `git apply`; nothing where nothing is certified."""
+    """Writes the champion's program and one patch for `git apply`; where nothing is certified, nothing stays there."""
     champion = state.champion()
-    if champion is None:
-        return
-    program = state.program(state.genome(champion.genome))
+    program = {} if champion is None else state.program(state.genome(champion.genome))
     for old in (directory.best / "program").rglob("*"):
         if old.is_file() and old.relative_to(directory.best / "program").as_posix() not in program:
-            old.unlink()  # of an earlier champion
+            old.unlink(missing_ok=True)  # of an earlier champion
+    if champion is None:  # an earlier one was banned, or its certificate fell
+        (directory.best / "champion.patch").unlink(missing_ok=True)
+        return
     write_program(directory.best / "program", program)
     write_text(directory.best / "champion.patch", genome.diff_trees(benchmark.base, program))
 

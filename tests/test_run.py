@@ -12,6 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from evo import benchmark as benchmarks
+from evo import inspect
+from evo.run import save_best
+from evo.rundir import RunDir
+
 PROGRAM = """\
 RATE = 0.1
 WIDTH = 8
@@ -188,6 +193,9 @@ def test_judge_and_marks(valley, tmp_path):
         assert evo("inspect", out, "mark", name, "ban").returncode == 0
     assert len(verdicts) > len(set(verdicts))
     assert f"none certified; {len(set(verdicts))} candidate(s) reached certification" in evo("inspect", out).stdout
+    assert (out / "best" / "champion.patch").exists()
+    save_best(inspect.opened(out)[3], RunDir(out), benchmarks.load(str(valley)))
+    assert not [path for path in (out / "best").rglob("*") if path.is_file()]
 
 
 def test_killed_workers_leave_no_process_and_no_gap(valley, tmp_path):
