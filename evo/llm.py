@@ -251,6 +251,12 @@ class Inbox:
         return Completion(text, self.name)
 
 
+def inbox(folder: Path) -> Inbox:
+    if folder.exists() and not folder.is_dir():
+        raise UserMistake(f"--model inbox:{folder}: expected a folder, found a file")
+    return Inbox(folder)
+
+
 @dataclass(frozen=True)
 class Scripted:
     """Answers from a function; for tests and demonstrations."""
@@ -381,6 +387,6 @@ OPTIONS: Mapping[str, Callable[[str], Any]] = {
 MAKERS: Mapping[str, Callable[[str], Model]] = {
     "anthropic": _anthropic,
     "command": lambda argv: Command(tuple(shlex.split(argv))),
-    "inbox": lambda folder: Inbox(Path(folder)),
+    "inbox": lambda folder: inbox(Path(folder)),
     "scripted": lambda file: script(Path(file)),
 }

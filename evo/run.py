@@ -269,6 +269,8 @@ def affordable(found: argparse.Namespace, benchmark: Benchmark) -> None:
 
 def check_recording(recording: Recording, benchmark: Benchmark, found: argparse.Namespace) -> None:
     head = recording.header
+    if head.benchmark != benchmark.name:
+        raise UserMistake(f"{recording.file} was recorded on {head.benchmark}, not on {benchmark.name}")
     if head.base != benchmark.base_hash:
         raise UserMistake(
             f"{recording.file} was recorded on {head.benchmark} with base {head.base}, "

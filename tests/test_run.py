@@ -17,6 +17,7 @@ from evo import inspect
 from evo.run import save_best
 from evo.rundir import RunDir
 
+RECORDED = benchmarks.SHIPPED / "speedrun" / "recorded" / "inbox-seed-7.jsonl"
 PROGRAM = """\
 RATE = 0.1
 WIDTH = 8
@@ -113,6 +114,8 @@ def test_an_interrupted_run_goes_on(valley, tmp_path):
         (["--benchmark", "packing", "--out", "/proc/nowhere"], "cannot write the run directory"),
         (["--out", "fresh"], "is not a run yet"),
         (["--certify", "fresh"], "is not a run"),
+        (["--benchmark", "packing", "--model", f"inbox:{__file__}"], "expected a folder, found a file"),
+        (["--benchmark", "packing", "--model", f"replay:{RECORDED}"], "was recorded on speedrun, not on packing"),
         (["--certify", __file__], "is not a run"),
     ],
 )
