@@ -24,6 +24,7 @@ Say = Callable[[str], None]
 SWEEPS = 6  # evaluations that may look for the shortest schedule
 CLOSE = 0.01  # a proposal nearer to an earlier one than this share ends the sweep
 LEVEL = 0.01  # of the one-sided tests
+RECENT = 3  # evaluations that the line goes through
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,14 @@ class Schedule:
 
     def shortest(self, loss: float) -> float:
         """The value at which this loss is expected: a line of known slope through what was seen last."""
-        level = stats.mean([found + self.slope * math.log(value) for value, found in self.seen[-3:]])
+        level = stats.mean([found + self.slope * math.log(value) for value, found in self.seen[-RECENT:]])
         return math.exp((level - loss) / self.slope)
 
 
-def margin(sd: float, n: int) -> float:
-    """How far under the target a true mean must lie so that about four of five tests of n seeds succeed."""
-    return (_quantile(LEVEL, n - 1) + _quantile(0.2, n - 1)) * sd / math.sqrt(n)
+def margin(sd: float, n: int, seen: int) -> float:
+    """How far under the target a mean estimated from `seen` runs must lie so that about four of five tests of n seeds
+    succeed: both the estimate and the test scatter."""
+    return (_quantile(LEVEL, n - 1) + _quantile(0.2, n - 1)) * sd * math.sqrt(1 / n + 1 / seen)
 
 
 def _quantile(tail: float, df: int) -> float:
@@ -67,10 +69,16 @@ def attempt(crew: worker.Worker, certified: Certified, say: Say) -> Recorded | N
     if rule is None:
         return None
     pairs = state.certification(certified.round, certified.genome)
-    losses = [loss for pair in pairs if (loss := pair.candidate.outcome.measures.get(rule.loss)) is not None]
-    if len(losses) < 2:
+    losses, theirs = (
+        [loss for outcome in side if (loss := outcome.measures.get(rule.loss)) is not None]
+        for side in ([p.candidate.outcome for p in pairs], [p.rival.outcome for p in pairs])
+    )
+    if len(losses) < 2 or len(theirs) < 2:
         raise UserMistake(f"[record] loss = '{rule.loss}': the judge measures no such thing; it has {_measures(pairs)}")
-    own, value, spent = shortened(crew, state.genome(certified.genome), rule, profile, losses, certified.round, say)
+    # three runs of one program tell little of how far it scatters; the base beside them scatters alike
+    sd = math.sqrt((stats.sample_sd(losses) ** 2 + stats.sample_sd(theirs) ** 2) / 2)
+    mean, round = stats.mean(losses), certified.round
+    own, value, spent = shortened(crew, state.genome(certified.genome), rule, profile, mean, sd, round, say)
     if value is None:
         say(f"record: the genome has no single setting {rule.constant} any more; its schedule stays as it is")
     found = tested(crew, own, rule, certified, value, spent)
@@ -85,14 +93,14 @@ def attempt(crew: worker.Worker, certified: Certified, say: Say) -> Recorded | N
 
 
 def shortened(
-    crew: worker.Worker, own: Genome, rule: Record, profile: Profile, losses: list[float], round: int, say: Say
+    crew: worker.Worker, own: Genome, rule: Record, profile: Profile, mean: float, sd: float, round: int, say: Say
 ) -> tuple[Genome, float | None, int]:
     """The genome with its declared constant as small as the target allows, its value, and the evaluations spent."""
     constant = declared(crew, own, rule)
     if constant is None:
         return own, None, 0
-    goal = rule.target - margin(stats.sample_sd(losses), rule.n)
-    schedule = Schedule(_slope(profile), ((float(constant.value), stats.mean(losses)),))
+    goal = rule.target - margin(sd, rule.n, RECENT)
+    schedule = Schedule(_slope(profile), ((float(constant.value), mean),))
     value, spent = float(constant.value), 0
     tried: dict[float, Genome] = {value: own}
     while spent < SWEEPS:
