@@ -22,7 +22,8 @@ from evo.recertify import register
 
 Say = Callable[[str], None]
 SWEEPS = 6  # evaluations that may look for the shortest schedule
-CLOSE = 0.01  # a proposal nearer to an earlier one than this share ends the sweep
+CLOSE = 0.01  # a value nearer to an earlier one than this share is that one
+NEAR = 0.05  # the sweep ends once its last evaluations are all nearer than this share to what they lead to
 LEVEL = 0.01  # of the one-sided tests
 RECENT = 3  # evaluations that the line goes through
 
@@ -47,6 +48,10 @@ def margin(sd: float, n: int, seen: int) -> float:
     """How far under the target a mean estimated from `seen` runs must lie so that about four of five tests of n seeds
     succeed: both the estimate and the test scatter."""
     return (_quantile(LEVEL, n - 1) + _quantile(0.2, n - 1)) * sd * math.sqrt(1 / n + 1 / seen)
+
+
+def _near(one: float, other: float, share: float) -> bool:
+    return abs(math.log(one / other)) <= share
 
 
 def _quantile(tail: float, df: int) -> float:
@@ -105,9 +110,12 @@ def shortened(
     tried: dict[float, Genome] = {value: own}
     while spent < SWEEPS:
         wanted = _rounded(schedule.shortest(goal), constant.is_integer)
-        if any(abs(math.log(wanted / known)) <= CLOSE for known in tried):
+        recent = [seen for seen, _ in schedule.seen[-RECENT:]]
+        if wanted >= constant.value or (len(recent) == RECENT and all(_near(wanted, seen, NEAR) for seen in recent)):
             break
-        trial = tried[wanted] = with_value(crew, own, constant, wanted)
+        # a value nearly tried is tried again: one lucky run must not decide how short the schedule becomes
+        wanted = next((known for known in tried if _near(wanted, known, CLOSE)), wanted)
+        trial = tried[wanted] = tried.get(wanted) or with_value(crew, own, constant, wanted)
         outcome = evaluated(crew, trial, f"sweep{round}-{own.name}", spent)
         spent += 1
         if outcome is None or rule.loss not in outcome.measures:
