@@ -1,7 +1,7 @@
 """Measures what calls to a model carry and cost: bytes of each prompt, and the share of input from a provider's cache.
 
     python scripts/measure_prompts.py [--benchmark speedrun] [--calls 50] [--pad-to KB]
-    python scripts/measure_prompts.py --recording benchmarks/speedrun/recorded/inbox-seed-7.jsonl [--calls 50]
+    python scripts/measure_prompts.py --recording benchmarks/speedrun/recorded/inbox-seed-11.jsonl [--calls 50]
 
 A search runs with a judge that answers at once with a number which the program's text decides; calls go through the
 official SDK to the tests' server, which keeps prefixes as Anthropic's does and counts a token for four bytes. It

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from evo import chronicle, genome, inspect
 from evo.benchmark import write_tree
-from evo.genome import Genome, PatchError
+from evo.genome import Genome, PatchError, diff_trees
 from evo.llm import Completion
 from evo.operators import written
 from evo.search import State
@@ -24,13 +24,18 @@ from evo.search import State
 SECTION = re.compile(r"\n\n(?=## (?:The base's score|What was tried, part |What was tried last|The current program\n))")
 
 
-def parent(state: State, prompt: str) -> Genome:
-    """The genome that a prompt's request calls the current program."""
-    found = re.search(r"^## The current program\n\nG(\d+)", prompt, re.M)
-    if found is None:
+def parent(state: State, prompt: str) -> Genome | None:
+    """The genome that a prompt's request calls the current program; None if today's record no longer tells which."""
+    section = prompt.rpartition("## The current program\n\n")[2]
+    if section.startswith("The base."):
         return state.base
+    if change := re.match(r"[^\n]*, the base with this change:\n\n(`{3,})diff\n(.*?)\n\1\n", section, re.S):
+        wanted = change[2].rstrip()
+        programs = ((own, state.program(own)) for own in map(state.genome, state.proposals))
+        return next((own for own, tree in programs if diff_trees(state.base_tree, tree).rstrip() == wanted), None)
     numbers = chronicle.tell(state.history()).genomes
-    return state.genome(next(name for name, number in numbers.items() if number == int(found[1])))
+    found = re.match(r"G(\d+)\b", section)
+    return next((state.genome(name) for name, number in numbers.items() if found and number == int(found[1])), None)
 
 
 def pending(inbox: Path) -> list[str]:
@@ -53,8 +58,11 @@ def show(inbox: Path, state: State) -> None:
                 print(part + "\n")
                 known.add(digest)
         own = "\n\n".join(part for part in SECTION.split(prompt) if part not in shared)
-        write_tree(state.program(parent(state, prompt)), inbox / f"{slot}.program")
-        print(f"=================== {slot} (program in {inbox / f'{slot}.program'})\n\n{own}\n")
+        place = "the record was begun anew since: its program stands in no folder"
+        if (program := parent(state, prompt)) is not None:
+            write_tree(state.program(program), inbox / f"{slot}.program")
+            place = f"program in {inbox / f'{slot}.program'}"
+        print(f"=================== {slot} ({place})\n\n{own}\n")
     seen.write_text("\n".join(sorted(known)))
     print(f"pending: {' '.join(pending(inbox)) or 'nothing'}")
 
@@ -62,8 +70,8 @@ def show(inbox: Path, state: State) -> None:
 def answer(inbox: Path, run: Path, slot: str) -> int:
     _, benchmark, _, state = inspect.opened(run)
     draft, prompt = inbox / f"{slot}.draft.md", (inbox / f"{slot}.prompt.md").read_text()
-    if "Do not change anything now" not in prompt:
-        own = parent(state, prompt)
+    own = parent(state, prompt)
+    if "Do not change anything now" not in prompt and own is not None:
         try:
             several = "Propose two changes at once" in prompt
             written.read(

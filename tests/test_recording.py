@@ -101,14 +101,15 @@ def test_a_replay_reads_the_recorded_answers(toy, recorded):
 def test_the_shipped_recording_fits_the_base_of_today():
     """What spoils the demonstration (another base, other merging, other reading of edits) is seen without judging."""
     speedrun = benchmarks.load("speedrun")
-    recording = Recording(speedrun.root / "recorded" / "inbox-seed-7.jsonl")
+    recording = Recording(speedrun.root / "recorded" / "inbox-seed-11.jsonl")
     assert recording.header.base == speedrun.base_hash
     proposals = [event for event in recording.proposals.values() if isinstance(event, Proposed)]
     by_model = [event for event in proposals if event.operator in ("improve", "mutate", "repair")]
     assert len(by_model) >= 60
     for event in by_model[::3]:
         parent = recording.program_parent(event.parents[0])
-        answer = recording.answers[Slot(event.thread, event.number).name]
+        slots = (Slot(event.thread, event.number, attempt).name for attempt in range(3))
+        answer = [recording.answers[slot] for slot in slots if slot in recording.answers][-1]
         program = genome.build(parent, speedrun.base)
         assert written.read(answer, parent, program, speedrun.base, speedrun).name == event.genome
 
@@ -118,7 +119,7 @@ def test_nine_tenths_of_a_real_search_come_from_the_cache(tmp_path, monkeypatch)
     path = Path(__file__).parents[1] / "scripts" / "measure_prompts.py"
     script = importlib.util.module_from_spec(spec := importlib.util.spec_from_file_location("measure_prompts", path))
     spec.loader.exec_module(script)
-    recording = Recording(benchmarks.load("speedrun").root / "recorded" / "inbox-seed-7.jsonl")
+    recording = Recording(benchmarks.load("speedrun").root / "recorded" / "inbox-seed-11.jsonl")
     provider = Provider()
     with serving(provider) as address:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", address)

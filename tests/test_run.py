@@ -17,7 +17,7 @@ from evo import inspect
 from evo.run import save_best
 from evo.rundir import RunDir
 
-RECORDED = benchmarks.SHIPPED / "speedrun" / "recorded" / "inbox-seed-7.jsonl"
+RECORDED = benchmarks.SHIPPED / "speedrun" / "recorded" / "inbox-seed-11.jsonl"
 PROGRAM = """\
 RATE = 0.1
 WIDTH = 8
