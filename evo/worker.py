@@ -139,6 +139,7 @@ class Worker:
 
     def next_step(self) -> search.Step | None:
         """The most urgent step that nobody else has claimed; None if all are taken."""
+        current = True  # whether the list below is still what the state asks for
         for step in list(self.state.steps(self.out_of_time())):  # a list: the state is extended between two of them
             if isinstance(step, search.Done):
                 return step
@@ -147,7 +148,8 @@ class Worker:
             # whoever had it may have finished between our reading and our claim
             news = self.journals.new_entries()
             self.state.extend(news)
-            if not news or step in list(self.state.steps(self.out_of_time())):
+            current = current and not news
+            if current or step in list(self.state.steps(self.out_of_time())):
                 return step
             self.claims.release(claim_name(step))
         return None

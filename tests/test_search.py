@@ -331,3 +331,28 @@ def test_few_degrees_of_freedom_give_a_verdict_that_can_be_written(toy, run_of):
         assert "Infinity" not in dump(verdict, 0.0)
     low, high = stats.interval([0.1, 0.2], 0.05, 1.0)
     assert low < 0.1 < 0.2 < high < float("inf")
+
+
+def test_a_step_that_others_have_done_meanwhile_is_not_done_again(toy, run_of):
+    """One reading can tell that several steps are over: the second must not be taken for open as nothing new came."""
+
+    class Two:
+        left = (search.Propose(0, 0), search.Propose(1, 0))
+        settings = waiting = None
+
+        def steps(self, out_of_time):
+            return iter(self.left)
+
+        def extend(self, news):
+            if news:
+                self.left = ()
+
+    crew = new_worker(run_of(toy), toy, TableJudge())
+    crew.state = Two()
+    crew.out_of_time = lambda: False
+    readings = iter([["both are done"], []])
+    crew.journals.new_entries = lambda: next(readings)
+    try:
+        assert crew.next_step() is None
+    finally:
+        crew.close()
