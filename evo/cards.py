@@ -95,7 +95,7 @@ def within(cards: Sequence[Card], told: Mapping[str, int], budget: int = BUDGET)
     return "\n".join(lines)
 
 
-def one_line(text: str, limit: int = 200) -> str:
+def one_line(text: str, limit: int = 300) -> str:
     """A text that somebody else wrote, as one short line of a prompt."""
     return " ".join(text.split())[:limit]
 

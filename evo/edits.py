@@ -25,6 +25,7 @@ HYPOTHESIS = re.compile(
 CATEGORY = re.compile(r"^\W*category\W*[:=]\W*(?P<text>\w+)", re.I | re.M)
 
 
+HYPOTHESIS_LIMIT = 300  # characters
 LOOKED_AT = 8  # places that are compared closely with what was not found
 
 
@@ -90,7 +91,12 @@ def hypotheses(text: str, limit: int = 5) -> tuple[str, ...]:
 
 
 def _stripped(text: str) -> str:
-    return " ".join(text.strip(" *`_").split())[:200]
+    """One line, cut between words where it is too long: half a word misleads whoever reads it later."""
+    line = " ".join(text.strip(" *`_").split())
+    if len(line) <= HYPOTHESIS_LIMIT:
+        return line
+    head = line[: HYPOTHESIS_LIMIT - 1]
+    return (head.rpartition(" ")[0] or head) + "…"
 
 
 def _search_replace(text: str, program: Tree) -> list[_Edit]:

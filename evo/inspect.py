@@ -38,44 +38,49 @@ def ideas(state: search.State, name: str) -> str:
 
 
 def table(state: search.State, benchmark: Benchmark, profile: Profile) -> str:
+    found = rows(state, benchmark, profile)
+    width = max(len(key) for key, _ in found)
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in found)
+
+
+def rows(state: search.State, benchmark: Benchmark, profile: Profile) -> list[tuple[str, str]]:
     """What stands at the end of a run: baseline, champion, gain with interval, p, its patches, what it took."""
     found = summary(state, benchmark, profile)
     objective = benchmark.objective
-    rows = [("benchmark", f"{benchmark.name}, profile {profile.name}")]
+    told = [("benchmark", f"{benchmark.name}, profile {profile.name}")]
     if state.trust != "isolated":
-        rows.append(("trust", f"{state.trust}: the program prints its own metric; no score here is proof"))
+        told.append(("trust", f"{state.trust}: the program prints its own metric; no score here is proof"))
     if state.base_mean is not None:
-        rows.append(("baseline", f"{state.base_mean:.5g} {objective.unit} (mean of {len(state.base_scores)} runs)"))
+        told.append(("baseline", f"{state.base_mean:.5g} {objective.unit} (mean of {len(state.base_scores)} runs)"))
     champion = state.champion()
     for verdict in state.stale().values():
         why = state.staleness(verdict)
-        rows.append(("stale", f"{verdict.genome} {objective.describe(verdict.gain)}: {why}; --certify makes it anew"))
+        told.append(("stale", f"{verdict.genome} {objective.describe(verdict.gain)}: {why}; --certify makes it anew"))
     if champion is None:
         tried = f"{len({genome for _, genome in state.verdicts})} candidate(s) reached certification"
-        rows.append(("champion", f"none certified; {tried}"))
+        told.append(("champion", f"none certified; {tried}"))
     else:
-        rows.append(("champion", champion.genome))
+        told.append(("champion", champion.genome))
         described = objective.describe
         interval = f"[{described(champion.low)}, {described(champion.high)}]"
-        rows.append(("gain", f"{described(champion.gain)} 95% {interval}, {champion.pairs} pairs"))
-        rows.append(("p", f"{champion.p:.2g} (E = {champion.e_value:.4g})"))
+        told.append(("gain", f"{described(champion.gain)} 95% {interval}, {champion.pairs} pairs"))
+        told.append(("p", f"{champion.p:.2g} (E = {champion.e_value:.4g})"))
         if (searched := state.searched(champion.genome)) is not None:
-            rows.append(("searched", f"{described(searched)} is what the search believed (its posterior)"))
-        rows += [("doubt", text) for text in state.doubts(champion.genome)]
-        rows += [(name, text) for name, text in beside(state, champion)]
+            told.append(("searched", f"{described(searched)} is what the search believed (its posterior)"))
+        told += [("doubt", text) for text in state.doubts(champion.genome)]
+        told += [(name, text) for name, text in beside(state, champion)]
         for patch in state.genome(champion.genome).patches:
-            rows.append(("patch", f"{patch.name}  {patch.hypothesis}"))
-    rows += [("record", record_line(found)) for _, found in sorted(state.records.items())]
+            told.append(("patch", f"{patch.name}  {patch.hypothesis}"))
+    told += [("record", record_line(found)) for _, found in sorted(state.records.items())]
     if mixed := state.mixed():
-        told = f"{mixed} of {state.screened} screens are of another device or judge than the base runs"
-        rows.append(("mixed", f"{told}: their gains do not compare, certified ones do"))
-    rows += [("drift", text) for text in drifts(state)]
-    rows += [("quarantine", f"{row['genome']} {row['reason']}") for row in quarantine(state) if row["held"]]
-    rows.append(("evaluations", f"{found['evaluated']} judged, {found['rejected']} rejected, {found['lost']} lost"))
-    rows.append(("cells", str(found["cells"])))
-    rows.append(("time", f"{found['seconds']:.0f} s from the first event to the last, {found['usd']:.2f} USD"))
-    width = max(len(key) for key, _ in rows)
-    return "\n".join(f"{key:<{width}}  {value}" for key, value in rows)
+        screens = f"{mixed} of {state.screened} screens are of another device or judge than the base runs"
+        told.append(("mixed", f"{screens}: their gains do not compare, certified ones do"))
+    told += [("drift", text) for text in drifts(state)]
+    told += [("quarantine", f"{row['genome']} {row['reason']}") for row in quarantine(state) if row["held"]]
+    told.append(("evaluations", f"{found['evaluated']} judged, {found['rejected']} rejected, {found['lost']} lost"))
+    told.append(("cells", str(found["cells"])))
+    told.append(("time", f"{found['seconds']:.0f} s from the first event to the last, {found['usd']:.2f} USD"))
+    return told
 
 
 def record_line(found: Recorded) -> str:
@@ -260,6 +265,12 @@ def cards(state: search.State) -> list[dict[str, Any]]:
 
 def opened(directory: Path) -> tuple[RunDir, Benchmark, Profile, search.State]:
     """A run as its journals stand now."""
+    run, benchmark, profile, state = begun(directory)
+    return run, benchmark, profile, state.extend(journal.Journals(run.events).new_entries())
+
+
+def begun(directory: Path) -> tuple[RunDir, Benchmark, Profile, search.State]:
+    """A run before its first fact."""
     run = RunDir(directory)
     settings = run.settings()
     benchmark = dataclasses.replace(
@@ -267,8 +278,7 @@ def opened(directory: Path) -> tuple[RunDir, Benchmark, Profile, search.State]:
     )
     if benchmark.base_hash != settings.base:
         raise UserMistake(f"{run.base} is not the program that {directory} was begun with; restore it")
-    state = search.State(settings, benchmark).extend(journal.Journals(run.events).new_entries())
-    return run, benchmark, benchmark.profile(settings.profile), state
+    return run, benchmark, benchmark.profile(settings.profile), search.State(settings, benchmark)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

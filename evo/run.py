@@ -121,6 +121,9 @@ def run(found: argparse.Namespace) -> int:
         raise UserMistake(f"{benchmark.name}: {failure}")
     if state.base_mean is not None:
         print(inspect.table(state, benchmark, profile))
+        from evo import report
+
+        print(f"the same as a page: {report.write([directory.path], None)}", file=sys.stderr)
     if interrupted:
         print(f"interrupted; everything is saved, the same command on --out {directory.path} goes on", file=sys.stderr)
         return EXIT_INTERRUPTED

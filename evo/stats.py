@@ -140,6 +140,27 @@ def student_tail(t: float, df: float) -> float:
     return area * math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2)) / math.sqrt(math.pi)
 
 
+def student_quantile(p: float, df: float) -> float:
+    """The t that Student's t stays under with probability `p` >= 1/2, by bisection of its tail."""
+    low, high = 0.0, 1.0
+    while student_tail(high, df) > 1 - p:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_tail(middle, df) > 1 - p else (low, middle)
+    return high
+
+
+def welch(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
+    """Difference of two means and the half width of its 95% interval (Welch 1947); each side needs two values."""
+    errors = [squares(values) / (len(values) - 1) / len(values) for values in (ours, theirs)]
+    difference = mean(ours) - mean(theirs)
+    if sum(errors) == 0:
+        return difference, 0.0
+    df = sum(errors) ** 2 / sum(error**2 / (len(values) - 1) for error, values in zip(errors, (ours, theirs)))
+    return difference, student_quantile(0.975, df) * math.sqrt(sum(errors))
+
+
 def shift(ours: Sequence[float], theirs: Sequence[float], sd: float, df: float) -> tuple[float, float]:
     """Difference of two means and its two-sided p by Student's t, with the sd of one value known from `df` others."""
     difference = mean(ours) - mean(theirs)

@@ -124,6 +124,9 @@ def main(found: argparse.Namespace, step: Callable[[list[str]], int] | None = No
         if found.control != "no-library":
             share(out, task, tasks)
     print(table(names, history))
+    from evo import report
+
+    print(f"the same as a page: {report.write([out], None)}", file=sys.stderr)
     return 0
 
 

@@ -277,3 +277,11 @@ def test_two_hundred_messy_answers_give_an_edit_or_a_reason(family):
     }
     low, high = expected.get(family, (0, 20))
     assert low <= applied <= high
+
+
+def test_a_long_hypothesis_ends_between_words():
+    long = "It " + "reads further back " * 40
+    (found,) = edits.hypotheses(f"Hypothesis: {long}")
+    assert len(found) <= edits.HYPOTHESIS_LIMIT and found.endswith("…") and long.startswith(found[:-1])
+    assert long[len(found) - 1] == " "
+    assert edits.hypotheses(f"Hypothesis: {'字' * 900}") == ("字" * (edits.HYPOTHESIS_LIMIT - 1) + "…",)

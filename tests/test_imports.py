@@ -10,13 +10,13 @@ from pathlib import Path
 EVO = Path(__file__).resolve().parent.parent / "evo"
 LEVELS = [
     {"outcome", "chance", "genome", "benchmark", "syntax", "events", "rundir", "stats", "hostlock", "forkserver",
-     "problem", "sol"},
+     "problem", "sol", "chart", "page"},
     {"archive", "audit", "journal", "claims", "sandbox", "novelty", "library", "select", "certify", "llm", "edits",
      "cards", "chronicle", "recording", "ledger", "carry"},
     {"operators", "judges", "prompts"},
     {"search"},
     {"worker", "slurm"},
-    {"run", "inspect", "report", "judge", "check", "recertify", "record", "suite"},
+    {"run", "inspect", "report", "judge", "check", "recertify", "record", "suite", "story", "comparison"},
 ]  # fmt: skip
 # inside a level, and only these: the left one may use the right one
 WITHIN = {
@@ -24,7 +24,9 @@ WITHIN = {
     ("run", "inspect"), ("run", "recertify"), ("run", "suite"), ("recertify", "inspect"), ("recertify", "run"),
     ("recertify", "record"), ("record", "recertify"), ("select", "archive"),
     ("operators", "prompts"), ("problem", "benchmark"), ("sol", "benchmark"), ("recording", "llm"), ("ledger", "llm"),
-    ("chronicle", "cards"),
+    ("chronicle", "cards"), ("page", "benchmark"), ("story", "inspect"), ("comparison", "story"), ("report", "inspect"),
+    ("report", "story"),
+    ("report", "comparison"), ("run", "report"), ("suite", "report"),
 }  # fmt: skip
 BROAD = ("Exception", "BaseException")
 
