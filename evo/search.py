@@ -101,6 +101,11 @@ def _failure(outcome: Outcome) -> str:
     return one_line(f"{outcome.status.value}: {outcome.detail.strip().rpartition(chr(10))[2][:160]}")
 
 
+def _raw(measures: Mapping[str, float]) -> str:
+    """What a score was made of: one percentage does not say whether a change learnt more or took less time."""
+    return "".join(f", {key} {measures[key]:.4g}" for key in ("seconds", "loss") if key in measures)
+
+
 def _when(item: tuple[float, tuple[str, int], Started]) -> tuple[float, tuple[str, int]]:
     return item[0], item[1]
 
@@ -372,7 +377,7 @@ class State:
             outcome.score is not None and self.base_mean is not None and not self.objective.complaint(outcome.score)
         )
         gain = self.gain(outcome.score) if usable and outcome.score is not None else None
-        told = _failure(outcome) if gain is None else self._interval([gain])
+        told = _failure(outcome) if gain is None else self._interval([gain]) + _raw(outcome.measures)
         set_aside = self.objection(name).startswith(("in quarantine", "a person said"))
         return Trial(name, self.genome(name).patches, self.archive[name].cell, told, gain, set_aside)
 
@@ -468,9 +473,8 @@ class State:
         if self.base_mean is None:
             return ""
         goal, means = self.objective, self.base_measures()
-        parts = "".join(f", {key} {means[key]:.4g}" for key in ("seconds", "loss") if key in means)
         scatter = goal.describe(self.settings.noise_sd).lstrip("+")
-        score = f"{self.base_mean:.4g} {goal.unit}{parts}"
+        score = f"{self.base_mean:.4g} {goal.unit}{_raw(means)}"
         return f"The base scores {score}; the gain of one run scatters by {scatter} (1 sd)."
 
     def gain_of(self, thread: int, number: int) -> float | None:

@@ -11,6 +11,7 @@ from html import unescape
 from html.parser import HTMLParser
 
 import pytest
+from conftest import TableJudge, library_of, new_worker
 
 from evo import benchmark as benchmarks
 from evo import chart, inspect, report, stats
@@ -18,7 +19,6 @@ from evo import comparison as several
 from evo.benchmark import UserMistake
 from evo.events import Noted
 from evo.genome import Genome, patch_between
-from tests.conftest import TableJudge, library_of, new_worker
 
 HOSTILE = "<script>alert(1)</script> \" ' & </title></style>"
 VOID = {"meta", "br"}

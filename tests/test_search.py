@@ -356,3 +356,16 @@ def test_a_step_that_others_have_done_meanwhile_is_not_done_again(toy, run_of):
         assert crew.next_step() is None
     finally:
         crew.close()
+
+
+def test_what_was_tried_is_told_with_what_its_score_was_made_of(toy, run_of):
+    run = run_of(toy)
+    crew = new_worker(run, toy, TableJudge())
+    crew.work(limit=6)
+    task, (place, found) = next(
+        (t, v) for t, v in crew.state.outcomes.items() if t.stage == "screen" and v[1].outcome.score is not None
+    )
+    measured = dataclasses.replace(found.outcome, measures={"seconds": 3.25, "loss": 1.5, "peak_mb": 9.0})
+    crew.state.outcomes[task] = place, dataclasses.replace(found, outcome=measured)
+    told = next(trial.told for trial in crew.state.history() if trial.genome == task.genome)
+    assert told.endswith("in 1 run, seconds 3.25, loss 1.5")

@@ -136,7 +136,8 @@ def rules(settings: Settings, limits: Limits, root: Path) -> list[str]:
     clock = "CPU time of the program's process, all threads" if s.clock == "cpu" else "wall time"
     found = [
         f"Time t is {clock}, in seconds from run.open() to the last byte of the checkpoint; a checkpoint that arrives "
-        f"after {s.cap_s:g} s does not count. Checkpoint: at most {s.checkpoint_kb:,.0f} KB of named tensors.",
+        f"after {s.cap_s:g} s does not count. Checkpoint: at most {s.checkpoint_kb:,.0f} KB (of 1024 bytes) of named "
+        "tensors: float64, 32, 16 and bfloat16, float8 (e4m3fn, e5m2), integers and bool.",
     ]
     if s.objective == "race":
         assert s.target is not None and s.slope is not None and s.band is not None
