@@ -361,7 +361,7 @@ def test_a_step_that_others_have_done_meanwhile_is_not_done_again(toy, run_of):
 def test_what_was_tried_is_told_with_what_its_score_was_made_of(toy, run_of):
     run = run_of(toy)
     crew = new_worker(run, toy, TableJudge())
-    crew.work(limit=6)
+    crew.work(limit=20)
     task, (place, found) = next(
         (t, v) for t, v in crew.state.outcomes.items() if t.stage == "screen" and v[1].outcome.score is not None
     )
