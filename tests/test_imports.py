@@ -15,8 +15,8 @@ LEVELS = [
      "cards", "chronicle", "recording", "ledger", "carry"},
     {"operators", "judges", "prompts"},
     {"search"},
-    {"worker", "slurm"},
-    {"run", "inspect", "report", "judge", "check", "recertify", "record", "suite", "story", "comparison"},
+    {"worker"},
+    {"run", "inspect", "report", "judge", "check", "recertify", "record", "suite", "story", "comparison", "slurm"},
 ]  # fmt: skip
 # inside a level, and only these: the left one may use the right one
 WITHIN = {
@@ -26,7 +26,7 @@ WITHIN = {
     ("operators", "prompts"), ("problem", "benchmark"), ("sol", "benchmark"), ("recording", "llm"), ("ledger", "llm"),
     ("chronicle", "cards"), ("page", "benchmark"), ("story", "inspect"), ("comparison", "story"), ("report", "inspect"),
     ("report", "story"),
-    ("report", "comparison"), ("run", "report"), ("suite", "report"),
+    ("report", "comparison"), ("run", "report"), ("slurm", "run"), ("suite", "report"),
 }  # fmt: skip
 BROAD = ("Exception", "BaseException")
 
