@@ -123,17 +123,20 @@ def request(
     hypotheses: Sequence[str] = (),
     leaning: str = "",
     trouble: str = "",
+    said: str = "",
     standing: str = "",
 ) -> str:
     """This call's own part: the parent, what of the record is nearest to the task, and what is asked.
 
-    `partners` are further programs under their titles; `trouble` is what a failed program said; `standing` is what the
-    base scores.
+    `partners` are further programs under their titles; `trouble` is what a failed program said; `said` is what the
+    judge added to the current program's score; `standing` is what the base scores.
     """
     parts = [f"## The base's score\n\n{standing}"] if standing else []
     if chronicle.latest:
         parts.append(f"## What was tried last\n\n{fenced(chronicle.latest)}")
     parts.append(program.under("The current program", DIFF_LIMIT))
+    if said:
+        parts.append(f"## What the judge measured of it\n\n{fenced(_cut(said, OUTPUT_LIMIT))}")
     parts += [shown.under(title, PARTNER_LIMIT) for title, shown in partners]
     if tried := cards.within(chosen, chronicle.genomes):
         parts.append(f"## Nearest to this task, of what was tried\n\n{fenced(tried)}")

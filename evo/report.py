@@ -232,8 +232,9 @@ def _champion(story: Story) -> str:
     ]
     diff = genome.diff_trees(story.benchmark.base, state.program(own))
     word = "certified" if champion else "best by posterior, not certified"
+    said = f"<pre>{escape(text)}</pre>" if (text := state.said(name)) else ""
     return (
-        f"<p><code>{escape(name)}</code>, {word}. Its patches, in order:</p><ol>{patches}</ol>"
+        f"<p><code>{escape(name)}</code>, {word}. Its patches, in order:</p><ol>{patches}</ol>{said}"
         f"<details><summary>the whole change, as one diff</summary><pre>{_diff(diff)}</pre></details>"
         f"<details><summary>its lineage, {len(lineage)} genomes</summary>"
         f"{table(['genome', 'operator', 'posterior', 'doubts'], lineage)}</details>"

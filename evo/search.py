@@ -477,6 +477,12 @@ class State:
         score = f"{self.base_mean:.4g} {goal.unit}{_raw(means)}"
         return f"The base scores {score}; the gain of one run scatters by {scatter} (1 sd)."
 
+    def said(self, name: str) -> str:
+        """What the judge added to a score: times a workload, the profiler's summary. Proofs' seeds are left out."""
+        tasks = [task for task in self._tasks_of.get(name, ()) if task.stage in ("base", "screen")]
+        outcomes = (self.outcomes[task][1].outcome for task in sorted(tasks))
+        return next((outcome.detail for outcome in outcomes if outcome.score is not None and outcome.detail), "")
+
     def gain_of(self, thread: int, number: int) -> float | None:
         """The screened gain of a thread's proposal of this number; None if it was rejected, failed or is not judged."""
         slot = self.slots.get((thread, number))

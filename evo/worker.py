@@ -316,6 +316,7 @@ class Worker:
             chronicle=chronicle.tell(state.history()) if self.models is not None else Chronicle(),
             earlier=self.run.earlier_text() if self.models is not None else "",
             rules=self.rules if self.models is not None else (),
+            said=state.said,
             standing=state.standing() if self.models is not None else "",
             hypotheses=[*state.hypotheses(thread), *elsewhere] if self.models is not None else (),
             editable=self.benchmark.is_editable,

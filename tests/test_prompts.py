@@ -286,3 +286,11 @@ def test_a_call_costs_one_base_and_diffs(toy):
 
 def test_every_thread_has_its_own_leaning_up_to_four():
     assert len({prompts.taste(thread) for thread in range(4)}) == 4 and prompts.taste(5) == prompts.taste(1)
+
+
+def test_what_the_judge_measured_of_a_parent_is_told_bounded():
+    told = "softmax: S 0.41; 50.0 us, limit 20.0\n" + "``` us in kernel\n" * 999
+    asked = prompts.request("improve", program=Shown("G1"), chosen=[], said=told)
+    part = asked.partition("## What the judge measured of it\n\n")[2]
+    assert part.startswith("````\nsoftmax: S 0.41") and len(asked) < prompts.OUTPUT_LIMIT + 500
+    assert "## What the judge measured" not in prompts.request("improve", program=Shown("G1"), chosen=[])

@@ -14,7 +14,7 @@ import pytest
 from conftest import TableJudge, library_of, new_worker
 
 from evo import benchmark as benchmarks
-from evo import chart, inspect, report, stats
+from evo import chart, inspect, report, search, stats
 from evo import comparison as several
 from evo.benchmark import UserMistake
 from evo.events import Noted
@@ -163,3 +163,9 @@ def test_what_lies_outside_is_drawn_at_the_edge():
 @pytest.mark.parametrize("df, t", [(1, 12.706), (2, 4.303), (5, 2.571), (30, 2.042)])  # of printed tables
 def test_students_quantile(df, t):
     assert stats.student_quantile(0.975, df) == pytest.approx(t, abs=6e-4)
+
+
+def test_the_champion_is_shown_with_what_the_judge_measured(run, monkeypatch):
+    monkeypatch.setattr(search.State, "said", lambda self, name: f"12 us in <b>{name}")
+    story = report.read(run.path)
+    assert f"12 us in &lt;b&gt;{story.state.champion().genome}" in report.page(story)

@@ -380,3 +380,25 @@ def test_a_run_after_another_is_told_what_that_one_found(toy, run_of, tmp_path):
             evo_run.prepared(evo_run.options([*command, *wrong, "--out", str(tmp_path / "third")]))
     with pytest.raises(UserMistake, match="from the beginning on"):
         evo_run.prepared(evo_run.options([*command, "--out", str(directory.path)]))
+
+
+def test_a_model_is_told_what_the_judge_measured_of_the_parent(toy, run_of):
+    class Timed(TableJudge):
+        def judge(self, program, *, stage, seed):
+            found = super().judge(program, stage=stage, seed=seed)
+            if found.score is None:
+                return found
+            return Outcome.passed(found.score, artifact=found.artifact, detail=f"{stage}: 12.5 us in add")
+
+    prompts: list[str] = []
+
+    def answer(prompt, slot):
+        prompts.append(prompt.text)
+        return block("RATE = 0.1", "RATE = 0.2")
+
+    run = run_of(toy)
+    new_worker(run, toy, Timed(), models=only(answer), ledger=ledger_of(run)).work(limit=30)
+    told = [text.partition("## What the judge measured of it")[2][:60] for text in prompts]
+    assert any("base: 12.5 us in add" in part for part in told)
+    assert any("screen: 12.5 us in add" in part for part in told)
+    assert not any("certify" in part for part in told)

@@ -33,6 +33,7 @@ class Scene:
     chronicle: Chronicle = field(default_factory=Chronicle)
     earlier: str = ""  # what a run before this one found
     standing: str = ""  # what the base scores
+    said: Callable[[str], str] = lambda name: ""  # what the judge added to a genome's score
     rules: Sequence[str] = ()  # what the judge allows, in words
     hypotheses: Sequence[str] = ()  # that models wrote down in this run
     novelty: float = 1.0

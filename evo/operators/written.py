@@ -87,6 +87,7 @@ def request(task: str, scene: Scene, parents: tuple[str, ...], trouble: str) -> 
         hypotheses=scene.hypotheses,
         leaning=prompts.taste(scene.chance.thread),
         trouble=trouble,
+        said="" if trouble else scene.said(parents[0]),
         standing=scene.standing,
     )
 
