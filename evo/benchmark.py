@@ -15,6 +15,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
 
+from evo.genome import is_plain
+
 SHIPPED = Path(__file__).resolve().parent.parent / "benchmarks"
 REPORTED = "reported"  # the trust in scores that a program prints itself; they never mix with isolated ones
 KERNELS = "sol:"
@@ -201,9 +203,7 @@ class Benchmark:
 
     def is_editable(self, path: str) -> bool:
         """True for a file that patches may change; never for a path that leads out of the program's folder."""
-        if path.startswith("/") or ".." in path.split("/") or "\\" in path or "\0" in path:
-            return False  # `*.py` would match ../x.py
-        return any(fnmatch.fnmatchcase(path, pattern) for pattern in self.editable)
+        return is_plain(path) and any(fnmatch.fnmatchcase(path, pattern) for pattern in self.editable)
 
     def profile(self, name: str | None) -> Profile:
         chosen = name or self.default_profile

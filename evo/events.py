@@ -280,8 +280,21 @@ def dump(event: Event, at: float) -> str:
         if not optional or value not in ("", (), [], {}, 0.0):
             found[f.name] = value
     line = json.dumps(found, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    line = line.encode("utf-8", "replace").decode()
+    return with_checksum(line.encode("utf-8", "replace").decode())
+
+
+def with_checksum(line: str) -> str:
+    """A line that holds one JSON object, with its checksum as the last key."""
     return f"{line[:-1]}{CHECKSUM}{zlib.crc32(line.encode())}}}"
+
+
+def verify(line: str, *, checked: bool) -> None:
+    """Raises ValueError for a line that is not as it was written; one without a checksum only if `checked`."""
+    text, found_one, checksum = line.rpartition(CHECKSUM)
+    if checked and not found_one:
+        raise ValueError(f"no checksum where others have one: {line[:80]!r}")
+    if found_one and checksum != f"{zlib.crc32((text + '}').encode())}}}":
+        raise ValueError(f"not as it was written: {line[:80]!r}")
 
 
 def load(line: str, *, checked: bool = False) -> tuple[float, Event]:
@@ -291,11 +304,7 @@ def load(line: str, *, checked: bool = False) -> tuple[float, Event]:
     disk has turned would be another score. Lines of before there were checksums have none; `checked` says that this
     one comes from a file that has them.
     """
-    text, found_one, checksum = line.rpartition(CHECKSUM)
-    if checked and not found_one:
-        raise ValueError(f"no checksum where others have one: {line[:80]!r}")
-    if found_one and checksum != f"{zlib.crc32((text + '}').encode())}}}":
-        raise ValueError(f"not as it was written: {line[:80]!r}")
+    verify(line, checked=checked)
     try:
         found = json.loads(line)
         at, cls = float(found.pop("at")), KINDS[found.pop("event")]

@@ -15,8 +15,21 @@ Tree = Mapping[str, str]  # path -> text
 CONTEXT = 3  # lines around a change, as git writes them
 
 
+PATH_BYTES = 200  # of one path; a file system takes 255 of each part
+
+
 class PatchError(ValueError):
     """A patch that cannot be read or does not fit; the message is meant for whoever wrote it."""
+
+
+def is_plain(path: str) -> bool:
+    """True for a path that names one file below the program's folder, and is the only name for it.
+
+    Whoever writes a patch chooses its paths: `../x` would lie outside, `./x` beside `x` in a tree and on it on a disk.
+    """
+    parts = path.split("/")
+    printable = path.isprintable() and "\\" not in path and len(path.encode("utf-8", "replace")) <= PATH_BYTES
+    return printable and not any(part in ("", ".", "..") for part in parts)
 
 
 @dataclass(frozen=True)
@@ -167,6 +180,8 @@ def parse_diff(diff: str) -> Mapping[str, FileDiff]:
         raise PatchError(f"not a valid unified diff: {error}") from error
     found: dict[str, FileDiff] = {}
     for file in files:
+        if not is_plain(file.path):
+            raise PatchError(f"{file.path!r}: expected the path of a file in the program's folder, as in train.py")
         if file.is_rename or file.is_binary_file:
             raise PatchError(f"{file.path}: renames and binary files cannot be patched; delete and add text instead")
         expected, hunks = [], []
@@ -250,7 +265,18 @@ def apply_diff(diff: str, tree: Tree) -> dict[str, str]:
             del result[path]
         else:
             result[path] = text
+    _require_a_disk(result)
     return result
+
+
+def _require_a_disk(tree: Tree) -> None:
+    """Raises PatchError where one name would be a file and a folder."""
+    for path in tree:
+        above = path.rpartition("/")[0]
+        while above:
+            if above in tree:
+                raise PatchError(f"{above}: expected a file or a folder, found both, for {path} lies in it")
+            above = above.rpartition("/")[0]
 
 
 def invert(diff: str) -> str:
@@ -386,6 +412,7 @@ def _built(base: tuple[tuple[str, str], ...], patches: tuple[Patch, ...]) -> Tre
         if patch.needs:
             ancestor = _built(base, tuple(other for other in patches if other.name in patch.needs))
             result = merge_trees(ancestor, result, apply_diff(patch.diff, ancestor))
+    _require_a_disk(result)
     return result
 
 

@@ -14,6 +14,7 @@ from evo import benchmark as benchmarks
 from evo import certify, events, genome, journal, search, stats
 from evo.benchmark import Benchmark, Profile, UserMistake
 from evo.events import Call, Certified, Evaluated, Recorded, Refuted, Rejected
+from evo.outcome import visible
 from evo.rundir import RunDir
 
 
@@ -292,7 +293,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     try:
-        print(shown(options.dir, options.view, options.rest, options.json))
+        text = shown(options.dir, options.view, options.rest, options.json)
+        # A diff that goes on to `git apply` must stay what it is.
+        print(text if options.view == "diff" and not sys.stdout.isatty() else visible(text))
     except UserMistake as mistake:
         print(f"evo.inspect: {mistake}", file=sys.stderr)
         return 2

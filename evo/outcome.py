@@ -78,6 +78,14 @@ def tail(text: str, limit: int = DETAIL_LIMIT) -> str:
     return text if len(text) <= limit else "[...]" + text[-(limit - 5) :]
 
 
+def visible(text: str) -> str:
+    """A text for a terminal: control characters, which could hide a line and write another, by their numbers instead.
+
+    Patches and what was said about them come from models, or in a run's directory from strangers.
+    """
+    return CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def round_to_digits(value: float, digits: int = 6) -> float:
     """Measures are kept to six significant digits: more is noise, and journals are read by people."""
     return float(f"{value:.{digits}g}")

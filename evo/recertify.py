@@ -17,10 +17,11 @@ from multiprocessing import get_context
 from multiprocessing.util import Finalize
 from pathlib import Path
 
-from evo import certify, inspect, library, search, stats, syntax, worker
+from evo import certify, inspect, library, operators, search, stats, syntax, worker
 from evo.benchmark import UserMistake
 from evo.events import Certified, Noted, Proposed, Refuted
 from evo.genome import Genome, Patch, PatchError
+from evo.outcome import visible
 from evo.rundir import RunDir
 
 Say = Callable[[str], None]
@@ -237,9 +238,12 @@ def prove(found: argparse.Namespace) -> int:
     def proof(say: Say, hands: Bench) -> Certified | Refuted:
         state = crew.state.extend(crew.journals.new_entries())
         try:
+            operators.admitted(own, benchmark, state.program, crew.bounds)
             register(crew, own, state.base.name, "by hand")
         except PatchError as error:
-            raise UserMistake(f"--prove: the patches do not apply together to {benchmark.name}: {error}") from error
+            raise UserMistake(
+                f"--prove: these patches together cannot be judged on {benchmark.name}: {error}"
+            ) from None
         hands.ready()
         return proved(crew, own.name, say, hands)
 
@@ -251,7 +255,7 @@ def _prove(crew: worker.Worker, found: argparse.Namespace, proof: Callable[[Say,
     from evo.run import EXIT_INTERRUPTED, save_best
 
     def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(visible(text), file=sys.stderr, flush=True)
 
     try:
         with bench(crew, found.workers or 1, found.allow_unisolated) as hands:
@@ -259,7 +263,7 @@ def _prove(crew: worker.Worker, found: argparse.Namespace, proof: Callable[[Say,
         if isinstance(verdict, Certified):
             record.attempt(crew, verdict, say)
         save_best(crew.state, crew.run, crew.benchmark)
-        print(inspect.table(crew.state, crew.benchmark, crew.benchmark.profile(crew.run.settings().profile)))
+        print(visible(inspect.table(crew.state, crew.benchmark, crew.benchmark.profile(crew.run.settings().profile))))
     except KeyboardInterrupt:
         say("interrupted; what was judged is kept in the run's journal")
         return EXIT_INTERRUPTED

@@ -53,16 +53,16 @@ class Recorder:
         """Keeps an answer with the prompt's hash and the bytes of its parts: prefix, record, this call's own."""
         sizes = [len(text.encode()) for text in (prompt.prefix, "".join(prompt.record), prompt.request)]
         digest = hashlib.sha256(prompt.text.encode()).hexdigest()[:16]
-        self._append({"slot": slot.name, "prompt": digest, "bytes": sizes, **dataclasses.asdict(found)})
+        self._append(_line({"slot": slot.name, "prompt": digest, "bytes": sizes, **dataclasses.asdict(found)}))
 
     def proposal(self, event: Slotted) -> None:
         """Keeps what became of a slot. Called before the journal has it, so that parents come before children."""
-        self._append(json.loads(events.dump(event, 0.0)))
+        self._append(events.dump(event, 0.0) + "\n")
 
-    def _append(self, record: dict[str, Any]) -> None:
+    def _append(self, line: str) -> None:
         handle = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            os.write(handle, _line(record).encode())
+            os.write(handle, line.encode())
         finally:
             os.close(handle)
 
@@ -83,9 +83,11 @@ class Recording:
         try:
             text = file.read_text()
             first, *rest = text[: text.rfind("\n")].split("\n")  # a last line that was cut off is not read
+            events.verify(first, checked=False)
             table = json.loads(first)
             if table.pop("recording") != FORMAT:
                 raise ValueError("another format")
+            self._checked = table.pop("crc", None) is not None  # else of before answers had checksums
             self.header = Header(**table)
             for line in rest:
                 self._take(line)
@@ -95,6 +97,7 @@ class Recording:
             ) from error
 
     def _take(self, line: str) -> None:
+        events.verify(line, checked=self._checked)
         found = json.loads(line)
         if "slot" in found:  # asked twice after a crash: what was written down last was also proposed last
             usage = Usage(**found["usage"])
@@ -137,4 +140,5 @@ class Recording:
 
 
 def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
+    line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace").decode()
+    return events.with_checksum(line) + "\n"

@@ -24,6 +24,7 @@ from evo.events import Certified, Noted, Quarantined, Refuted
 from evo.judges import require_device, rules
 from evo.llm import SPECS, open_models
 from evo.operators import CONTROLS
+from evo.outcome import visible
 from evo.recording import Header, Recorder, Recording
 from evo.rundir import RunDir, RunSettings, write_program, write_text
 from evo.sandbox import NoIsolation, probe
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return suite.main(found) if suite.is_suite(found.benchmark) else run(found)
     except (UserMistake, NoIsolation) as mistake:
-        print(f"evo.run: {mistake}", file=sys.stderr)
+        print(visible(f"evo.run: {mistake}"), file=sys.stderr)
         return EXIT_NO_ISOLATION if isinstance(mistake, NoIsolation) else EXIT_MISTAKE
 
 
@@ -120,7 +121,7 @@ def run(found: argparse.Namespace) -> int:
     if failure := state.base_failure():
         raise UserMistake(f"{benchmark.name}: {failure}")
     if state.base_mean is not None:
-        print(inspect.table(state, benchmark, profile))
+        print(visible(inspect.table(state, benchmark, profile)))
         from evo import report
 
         print(f"the same as a page: {report.write([directory.path], None)}", file=sys.stderr)
@@ -401,12 +402,12 @@ def _show(state: search.State, journals: journal.Journals, bar: tqdm, deadline: 
     state.extend(entries)
     for entry in entries:
         if isinstance(entry.event, Certified | Refuted):
-            bar.write(inspect.verdict_line(state, entry.event), file=sys.stderr)
+            bar.write(visible(inspect.verdict_line(state, entry.event)), file=sys.stderr)
         elif isinstance(entry.event, Quarantined):
             held = f"quarantine: {entry.event.genome} {entry.event.reason}"
-            bar.write(f"{held}; look at it, then mark it release or condemn", file=sys.stderr)
+            bar.write(visible(f"{held}; look at it, then mark it release or condemn"), file=sys.stderr)
         elif isinstance(entry.event, Noted):
-            bar.write(f"note: {entry.event.text}", file=sys.stderr)
+            bar.write(visible(f"note: {entry.event.text}"), file=sys.stderr)
     bar.update(min(state.used, bar.total) - bar.n)
     best = next(iter(state.archive.ranking()), None)
     gain = state.archive.posterior(best) * state.settings.typical_gain if best else 0.0

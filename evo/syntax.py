@@ -29,6 +29,8 @@ DTYPE_WORDS = (
     "fp16",
 )
 JIT = re.compile(r"\bjit\b")
+# PEP 263. Under another encoding the interpreter reads another program than the one that is looked at here.
+COOKIE = re.compile(r"[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
 
 Leaf = tuple[str, tuple[str, ...]]  # identifier or value, and the names of the scopes around it, innermost first
 Words = tuple[tuple[str, tuple[str, ...]], ...]  # category and what its names contain, in order
@@ -83,6 +85,9 @@ def check(text: str, path: str) -> None:
 
     Statement by statement, since nearly all of them were compiled as part of an earlier program.
     """
+    for line in re.split("\r\n|\r|\n", text, maxsplit=2)[:2]:
+        if (cookie := COOKIE.match(line)) and cookie[1].lower().replace("_", "-") not in ("utf-8", "utf8"):
+            raise ValueError(f"{path}: expected UTF-8, found the encoding {cookie[1]}; remove that line")
     if parsed(text) is None or "__future__" in text:  # whose place in the file counts
         compile(text, path, "exec", dont_inherit=True)
         return

@@ -2,11 +2,12 @@
 
     python scripts/measure_walls.py start [--runs 100]
     python scripts/measure_walls.py neighbours [--rounds 4]
-    python scripts/measure_walls.py messages [--runs 1000]
+    python scripts/measure_walls.py messages [--runs 1000] [--seed 0]
 
 `neighbours`: four honest speedrun programs at once, alone and beside a fork bomb, an allocation of 10 GB, a printer of
 100 MB/s and one that fills its disk. `messages`: one random bit of what a candidate's process sends is flipped, or the
-message ends there; the real judges, real sandboxes, one evaluation each.
+message ends there; the real judges, real sandboxes, one evaluation each. Four fifths of the runs go to packing, the
+rest to speedrun; `--seed` draws other bits, so that a thousand can be had in pieces.
 """
 
 from __future__ import annotations
@@ -198,8 +199,8 @@ def measured(outcome: Outcome) -> float:
     return outcome.measures.get("loss", outcome.score)
 
 
-def messages(runs: int) -> None:
-    chance = random.Random(0)
+def messages(runs: int, seed: int) -> None:
+    chance = random.Random(seed)
     small = {"windows": 32, "private_windows": 32, "train_tokens": 12_288, "band": 0.6, "cap_s": 0.8}
     cases: tuple[tuple[str, str, dict[str, Any], tuple[str | None, ...], int], ...] = (
         ("packing", "cpu", {"seconds": 0.7, "verify_s": 0.7}, (None,), runs - runs // 5),
@@ -241,6 +242,7 @@ def main() -> int:
     parser.add_argument("what", choices=("start", "neighbours", "messages"))
     parser.add_argument("--runs", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     place = Path(tempfile.mkdtemp(prefix="evo-walls-"))
     place.chmod(0o755)
@@ -249,7 +251,7 @@ def main() -> int:
         {
             "start": lambda: start(options.runs or 100),
             "neighbours": lambda: neighbours(options.rounds),
-            "messages": lambda: messages(options.runs or 1000),
+            "messages": lambda: messages(options.runs or 1000, options.seed),
         }[options.what]()
     finally:
         shutil.rmtree(place, ignore_errors=True)

@@ -304,6 +304,30 @@ def test_patches_that_somebody_brings_are_certified_and_weighed_without_a_search
     assert run.main([*asked[:-2], str(tmp_path / "nowhere.patch")]) == 2
 
 
+@pytest.mark.parametrize(
+    ("diff", "why"),
+    [
+        ("--- /dev/null\n+++ b/../elsewhere.py\n@@ -0,0 +1 @@\n+x\n", "expected the path of a file"),
+        ("--- /dev/null\n+++ b/helper.py\n@@ -0,0 +1 @@\n+x\n", "may not be changed"),
+        ("--- a/solve.py\n+++ b/solve.py\n@@ -1 +1 @@\n-RATE = 0.1\n+RATE =\n", "does not parse"),
+    ],
+)
+def test_a_patch_that_somebody_brings_is_looked_at_as_a_proposal_is(toy, tmp_path, capsys, diff, why):
+    (tmp_path / "x.patch").write_text(diff)
+    asked = ["--benchmark", str(toy.root), "--out", str(tmp_path / "run"), "--prove", str(tmp_path / "x.patch")]
+    assert run.main(asked) == 2
+    assert why in capsys.readouterr().err and not list(tmp_path.glob("**/elsewhere.py"))
+
+
+def test_what_a_stranger_wrote_moves_no_cursor(toy, run_of, capsys):
+    """A hypothesis, a reason and a note come from models, or with somebody's run directory."""
+    path = run_of(toy).path
+    assert inspect.main([str(path), "note", "\x1b[2Kall is well\u202e"]) == 0
+    assert inspect.main([str(path), "events"]) == 0
+    told = capsys.readouterr().out
+    assert "\x1b" not in told and "\u202e" not in told and told.count("\\u001b[2Kall is well\\u202e") == 2
+
+
 def test_an_interrupted_certification_says_so(toy, run_of, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt

@@ -111,6 +111,22 @@ def test_what_is_no_diff_is_refused(text):
         apply_diff(text, BASE)
 
 
+@pytest.mark.parametrize(
+    "path", ["../x.py", "/x.py", "./a.py", "d//x.py", "d/../a.py", "d\\x.py", "x\x1b[2K.py", "x" * 300]
+)
+def test_a_patch_names_no_file_outside_the_program_and_none_twice(path):
+    """Whoever brings a patch chooses its paths, and a program is written to a disk before anybody runs it."""
+    with pytest.raises(PatchError, match="expected the path of a file"):
+        apply_diff(f"--- /dev/null\n+++ b/{path}\n@@ -0,0 +1 @@\n+x\n", BASE)
+
+
+def test_no_name_is_a_file_and_a_folder():
+    new = [Patch(f"--- /dev/null\n+++ b/{path}\n@@ -0,0 +1 @@\n+x\n") for path in ("a.py/x.py", "c", "c/d.py")]
+    for patches in (new[:1], new[1:]):
+        with pytest.raises(PatchError, match="found both"):
+            build(Genome("base", tuple(patches)), BASE)
+
+
 def test_an_emptied_file_is_not_a_deleted_one():
     emptied = {**BASE, "b.py": ""}
     patch = patch_between(Genome("base"), BASE, emptied)

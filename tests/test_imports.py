@@ -27,6 +27,7 @@ WITHIN = {
     ("chronicle", "cards"), ("page", "benchmark"), ("story", "inspect"), ("comparison", "story"), ("report", "inspect"),
     ("report", "story"),
     ("report", "comparison"), ("run", "report"), ("slurm", "run"), ("suite", "report"),
+    ("benchmark", "genome"), ("hostlock", "benchmark"),
 }  # fmt: skip
 BROAD = ("Exception", "BaseException")
 

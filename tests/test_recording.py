@@ -142,6 +142,21 @@ def test_a_torn_last_line_is_left_out(recorded):
     assert Recording(file).proposals == before
 
 
+@pytest.mark.parametrize("kind", ["answer", "proposal"])
+def test_a_damaged_recording_is_refused(recorded, kind):
+    """A digit that a disk has turned, and a line whose checksum is gone with it: both would be another search."""
+    file, _ = recorded
+    lines = file.read_text().splitlines()
+    at = next(n for n, line in enumerate(lines) if ('"slot"' in line) == (kind == "answer") and "RATE = 0.1" in line)
+    for damage in (
+        lambda line: line.replace("RATE = 0.1", "RATE = 0.7", 1),
+        lambda line: line.split(',"crc":')[0] + "}",
+    ):
+        file.write_text("\n".join([*lines[:at], damage(lines[at]), *lines[at + 1 :]]) + "\n")
+        with pytest.raises(UserMistake, match=r"not as it was written|no checksum"):
+            Recording(file)
+
+
 def test_what_is_no_recording_is_told(tmp_path):
     (tmp_path / "text").write_text("hello\n")
     for name in ("text", "nowhere"):

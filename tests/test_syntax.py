@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evo.syntax import OTHER, Footprint, category, footprint, identity
+from evo.syntax import OTHER, Footprint, category, check, footprint, identity
 
 SOURCE = '''\
 """Doc."""
@@ -43,6 +43,16 @@ def test_names_comments_and_layout_do_not_make_a_new_program():
 )
 def test_constants_order_and_what_is_called_do(old, new):
     assert identity(with_edit(old, new)) != identity(BASE)
+
+
+@pytest.mark.parametrize(
+    "first", ["# coding: utf-7", "#!/bin/x\n# -*- coding=latin_1 -*-", "x = 1\r# vim: coding:utf-16"]
+)
+def test_a_text_that_the_interpreter_would_read_otherwise_is_refused(first):
+    """In UTF-7 a comment holds lines of code that no reader of the text sees; no word of it is looked at."""
+    with pytest.raises(ValueError, match="expected UTF-8"):
+        check(f"{first}\n# +AAo-import socket+AAo-\n", "model.py")
+    check("# -*- coding: utf-8 -*-\nx = 1  # coding: ascii\n\n# coding: utf-7\n", "model.py")
 
 
 def test_a_seed_is_no_idea():

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo.benchmark import UserMistake
-from evo.hostlock import turn
+from evo.hostlock import meeting_place, turn
 from evo.judges.loss import Floats, NotFinite, Tokens
 from evo.sandbox import SandboxError
 
@@ -39,9 +39,7 @@ IDLE_REASONS = 0x1 | 0x2  # of clocks_event_reasons: idle, and clocks set by an 
 
 def place() -> Path:
     """Where judges of this user on this host meet: seats, locks, compiled code."""
-    found = Path(tempfile.gettempdir()) / f"evo-gpu-{os.getuid()}"
-    found.mkdir(mode=0o700, exist_ok=True)
-    return found
+    return meeting_place("gpu")
 
 
 def on_host() -> list[str]:

@@ -34,7 +34,7 @@ from typing import Any
 from evo import problem as problems
 from evo import sol
 from evo.benchmark import UserMistake, write_tree
-from evo.hostlock import turn
+from evo.hostlock import meeting_place, turn
 from evo.judges import baselines
 from evo.judges.buffers import Pool, pool
 from evo.judges.exactness import SLACK, complaint
@@ -244,8 +244,7 @@ def timing(bursts: Sequence[Burst], idle: Sequence[Burst]) -> Timing:
 
 def card(device: str) -> Path:
     """Where the turns of the card are taken that this process sees."""
-    name = f"evo-kernel-{device}{os.environ.get('CUDA_VISIBLE_DEVICES', '')}-{os.getuid()}"
-    return Path(tempfile.gettempdir()) / name
+    return meeting_place(f"kernel-{device}{os.environ.get('CUDA_VISIBLE_DEVICES', '')}")
 
 
 @dataclass

@@ -9,7 +9,7 @@ from deap import base as deap_base
 
 from evo import audit, cards, select, syntax
 from evo.archive import Archive
-from evo.benchmark import Benchmark
+from evo.benchmark import Audit, Benchmark
 from evo.chance import Chance
 from evo.events import Call, Proposed, Reflected, Rejected, Slotted
 from evo.genome import Genome, PatchError, Tree, parse_diff
@@ -218,17 +218,9 @@ def settle(scene: Scene, benchmark: Benchmark, operator: str, draft: Draft) -> P
     slot = scene.chance.thread, scene.chance.number
     patches = tuple(patch.name for patch in draft.genome.patches)
     try:
-        allowed(draft.genome, benchmark)
-        program = scene.build(draft.genome)
-        for path, text in program.items():
-            if path.endswith(".py"):
-                syntax.check(text, path)
+        program = admitted(draft.genome, benchmark, scene.build, scene.bounds)
     except PatchError as error:
         return Rejected(*slot, operator, draft.parents, str(error), patches)
-    except (SyntaxError, ValueError) as error:
-        return Rejected(*slot, operator, draft.parents, f"does not parse: {error}", patches)
-    if refused := audit.screen(program, benchmark.base, scene.bounds):
-        return Rejected(*slot, operator, draft.parents, refused, patches)
     identity, seedless = syntax.identity(program), syntax.identity(program, ignore_seeds=True)
     if scene.novel and (objection := scene.tried.objection(patches, identity, seedless)):
         return Rejected(*slot, operator, draft.parents, objection, patches)
@@ -246,12 +238,22 @@ def settle(scene: Scene, benchmark: Benchmark, operator: str, draft: Draft) -> P
     )
 
 
-def allowed(genome: Genome, benchmark: Benchmark) -> None:
-    """Raises PatchError for an edit outside the editable files."""
+def admitted(genome: Genome, benchmark: Benchmark, build: Callable[[Genome], Tree], bounds: Audit) -> Tree:
+    """A genome's program, whoever brought its patches; PatchError with the reason where it is refused unjudged."""
     for patch in genome.patches:
         for path in parse_diff(patch.diff):
             if not benchmark.is_editable(path):
                 raise PatchError(f"{path} may not be changed; editable are {', '.join(benchmark.editable)}")
+    program = build(genome)
+    try:
+        for path, text in program.items():
+            if path.endswith(".py"):
+                syntax.check(text, path)
+    except (SyntaxError, ValueError) as error:
+        raise PatchError(f"does not parse: {error}") from error
+    if refused := audit.screen(program, benchmark.base, bounds):
+        raise PatchError(refused)
+    return program
 
 
 def _ordered(chance: Chance, mix: Mapping[str, float]) -> list[str]:
@@ -266,6 +268,6 @@ def _ordered(chance: Chance, mix: Mapping[str, float]) -> list[str]:
 
 
 __all__ = [
-    "CONTROLS", "Ask", "Control", "Draft", "Scene", "Tree", "Unusable", "Writing", "mix_of", "propose", "reflect",
-    "reflects", "replay", "settle", "toolbox", "write",
+    "CONTROLS", "Ask", "Control", "Draft", "Scene", "Tree", "Unusable", "Writing", "admitted", "mix_of", "propose",
+    "reflect", "reflects", "replay", "settle", "toolbox", "write",
 ]  # fmt: skip
