@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from evo import benchmark as benchmarks
-from evo import certify, events, genome, journal, search, stats
+from evo import certify, events, genome, journal, library, operators, search, stats
 from evo.benchmark import Benchmark, Profile, UserMistake
 from evo.events import Call, Certified, Evaluated, Recorded, Refuted, Rejected
+from evo.genome import Genome, PatchError
 from evo.outcome import visible
 from evo.rundir import RunDir
 
@@ -285,10 +286,25 @@ def begun(directory: Path) -> tuple[RunDir, Benchmark, Profile, search.State]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m evo.inspect", description="Looks into a run.")
     parser.add_argument("dir", type=Path)
-    views = ("summary", "cells", "lineage", "genome", "diff", "quarantine", "events", "cards", "cost", "mark", "note")
+    views = (
+        "summary",
+        "cells",
+        "lineage",
+        "genome",
+        "diff",
+        "quarantine",
+        "events",
+        "cards",
+        "cost",
+        "mark",
+        "note",
+        "seed",
+    )
     parser.add_argument("view", nargs="?", default="summary", choices=views)
     parser.add_argument(
-        "rest", nargs="*", help="lineage, genome, diff: a genome (default: champion or best); mark: GENOME MARK"
+        "rest",
+        nargs="*",
+        help="lineage, genome, diff: a genome (default: champion or best); mark: GENOME MARK; seed: FILE...",
     )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
@@ -318,8 +334,8 @@ def shown(directory: Path, view: str, rest: Sequence[str], as_json: bool) -> str
         return _json(cost(state)) if as_json else _cost_text(cost(state), benchmark)
     if view == "events":
         return "\n".join(_event_line(entry, as_json) for entry in _sorted(run))
-    if view in ("mark", "note"):
-        return act(run, state, view, rest, as_json)
+    if view in ("mark", "note", "seed"):
+        return act(run, benchmark, profile, state, view, rest, as_json)
     name = _named(state, rest)
     if view == "lineage":
         return _json(lineage(state, name)) if as_json else _rows(lineage(state, name), benchmark)
@@ -330,9 +346,18 @@ def shown(directory: Path, view: str, rest: Sequence[str], as_json: bool) -> str
 
 
 MARKS = ("pin", "ban", "release", "condemn")
+SEEDS = -2  # the line of research that a person's patches belong to
 
 
-def act(run: RunDir, state: search.State, view: str, rest: Sequence[str], as_json: bool) -> str:
+def act(
+    run: RunDir,
+    benchmark: Benchmark,
+    profile: Profile,
+    state: search.State,
+    view: str,
+    rest: Sequence[str],
+    as_json: bool,
+) -> str:
     """A person's act becomes an event like any other, in a journal of its own."""
     import os
     import socket
@@ -342,9 +367,11 @@ def act(run: RunDir, state: search.State, view: str, rest: Sequence[str], as_jso
         raise UserMistake("note: expected the text of the note")
     if view == "mark" and (len(rest) < 2 or rest[1] not in MARKS):
         raise UserMistake(f"mark: expected GENOME and one of {', '.join(MARKS)}, found {' '.join(rest) or 'nothing'}")
-    event: events.Noted | events.Marked
+    event: events.Noted | events.Marked | events.Proposed
     if view == "note":
         event = events.Noted(" ".join(rest))
+    elif view == "seed":
+        event = seed(state, benchmark, profile, [Path(name) for name in rest])
     else:
         event = events.Marked(_named(state, rest[:1]), rest[1], " ".join(rest[2:]))
     taken = [file.stem for file in run.events.glob("*.jsonl")]
@@ -353,11 +380,34 @@ def act(run: RunDir, state: search.State, view: str, rest: Sequence[str], as_jso
     own.close()
     if as_json:
         return _json({"event": event.kind, **dataclasses.asdict(event)})
-    return "written: " + (f"note {event.text}" if isinstance(event, events.Noted) else _marked(event))
+    return f"written: {_acted(event)}"
 
 
-def _marked(event: events.Marked) -> str:
-    return f"{event.genome} {event.mark}" + (f", {event.reason}" if event.reason else "")
+def _acted(event: events.Noted | events.Marked | events.Proposed) -> str:
+    match event:
+        case events.Noted():
+            return f"note {event.text}"
+        case events.Marked():
+            return f"{event.genome} {event.mark}" + (f", {event.reason}" if event.reason else "")
+        case events.Proposed():
+            return f"seed {event.genome}, {event.category} {event.footprint}; a worker of the run screens it next"
+
+
+def seed(state: search.State, benchmark: Benchmark, profile: Profile, files: Sequence[Path]) -> events.Proposed:
+    """A person's patches, together, as a proposal on the base that a running search screens and may build on."""
+    if not files:
+        raise UserMistake("seed: expected patch files, a technique of genomes/ or a plain diff each, found none")
+    if state.settings.record is not None:
+        raise UserMistake("seed: this run is recorded, and a recording holds what its operators proposed; use another")
+    own = Genome(state.settings.base, tuple(library.patch_of(file) for file in files))
+    if own.name in state.proposals:
+        raise UserMistake(f"seed: {own.name} was proposed in this run already; `inspect genome` shows it")
+    try:
+        program = operators.admitted(own, benchmark, state.program, profile.audit)
+    except PatchError as error:
+        raise UserMistake(f"seed: not for {benchmark.name}: {error}") from error
+    slot = SEEDS, int(own.name, 16) % 2**31  # two that are written at once do not meet in one slot
+    return search.introduced(state, own, program, benchmark.regions, slot, "seed", state.base.name)
 
 
 def _named(state: search.State, rest: Sequence[str]) -> str:

@@ -17,9 +17,9 @@ from multiprocessing import get_context
 from multiprocessing.util import Finalize
 from pathlib import Path
 
-from evo import certify, inspect, library, operators, search, stats, syntax, worker
+from evo import certify, inspect, library, operators, search, stats, worker
 from evo.benchmark import UserMistake
-from evo.events import Certified, Noted, Proposed, Refuted
+from evo.events import Certified, Noted, Refuted
 from evo.genome import Genome, Patch, PatchError
 from evo.outcome import visible
 from evo.rundir import RunDir
@@ -202,21 +202,8 @@ def register(crew: worker.Worker, smaller: Genome, parent: str, operator: str = 
         return
     program = state.program(smaller)
     number = 1 + max([key[1] for key in state.slots if key[0] == -1], default=-1)
-    crew.journal.append(
-        Proposed(
-            -1,
-            number,
-            operator,
-            (parent,),
-            smaller.name,
-            tuple(patch.name for patch in smaller.patches),
-            tuple(patch for patch in smaller.patches if patch.name not in state.patches),
-            syntax.category(state.base_tree, program, crew.benchmark.regions),
-            syntax.footprint(state.base_tree, program).label,
-            syntax.identity(program),
-            syntax.identity(program, ignore_seeds=True),
-        )
-    )
+    regions = crew.benchmark.regions
+    crew.journal.append(search.introduced(state, smaller, program, regions, (-1, number), operator, parent))
     state.extend(crew.journals.new_entries())
 
 

@@ -96,6 +96,30 @@ def changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     return "; ".join(text if len(text) < 160 else text[:157] + "..." for text in found)
 
 
+def introduced(
+    state: State,
+    own: Genome,
+    program: Tree,
+    regions: Mapping[str, Sequence[str]],
+    slot: tuple[int, int],
+    operator: str,
+    parent: str,
+) -> Proposed:
+    """The fact that makes a genome part of a run although none of its lines of research proposed it."""
+    return Proposed(
+        *slot,
+        operator,
+        (parent,),
+        own.name,
+        tuple(patch.name for patch in own.patches),
+        tuple(patch for patch in own.patches if patch.name not in state.patches),
+        syntax.category(state.base_tree, program, regions),
+        syntax.footprint(state.base_tree, program).label,
+        syntax.identity(program),
+        syntax.identity(program, ignore_seeds=True),
+    )
+
+
 def _failure(outcome: Outcome) -> str:
     """A status and the last line of its reason."""
     return one_line(f"{outcome.status.value}: {outcome.detail.strip().rpartition(chr(10))[2][:160]}")
