@@ -32,7 +32,6 @@ from evo.sandbox import NoIsolation, probe
 EXIT_MISTAKE, EXIT_NO_ISOLATION, EXIT_INTERRUPTED = 2, 3, 130
 POLL_S = 0.25
 LOG_S = 30.0  # between lines of progress where nobody watches
-GRACE_S = 120.0  # after the first Ctrl-C a worker may finish what it is judging
 RELEASE_S = 3.0  # for a proposer at the end of a run; one that waits for an answer then is ended
 
 
