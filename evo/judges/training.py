@@ -81,6 +81,7 @@ class Settings:
     batch: int = 16  # windows that are answered at once
     score_slack: float = 1.5  # free scoring time is score_s x score_slack; what exceeds it is added, twice it is WRONG
     load_s: float | None = None  # free before the first answer, beyond an ordinary one; what exceeds it is added
+    load_gb_s: float | None = None  # free beyond that for each GB of the checkpoint
     build_free_s: float | None = None  # on the clock, before the data opens; the rest is added; None: all is free
     gap: float | None = None  # bits per byte by which the private slice's loss may exceed the public one's
     private_windows: int = 64
@@ -120,7 +121,7 @@ class Settings:
             raise UserMistake(f"devices: expected 1, 2, 4 or 8, found {self.devices}")
         counts = ("window", "windows", "batch", "private_windows", "threads", "vocabulary")
         sizes = ("checkpoint_kb", "compiled_mb", "corpus_mb")
-        times = ("cap_s", "score_s", "load_s", "score_slack", "build_s", "build_free_s", "compile_s")
+        times = ("cap_s", "score_s", "load_s", "load_gb_s", "score_slack", "build_s", "build_free_s", "compile_s")
         for name in (*counts, *sizes, *times, "tolerance", "slope"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -129,6 +130,11 @@ class Settings:
     @property
     def free_score_s(self) -> float:
         return self.score_s * self.score_slack
+
+    def free_load_s(self, checkpoint_bytes: int) -> float:
+        if self.load_s is None:
+            return math.inf
+        return self.load_s + (self.load_gb_s or 0.0) * checkpoint_bytes / 1e9
 
 
 def rules(settings: Settings, limits: Limits, root: Path) -> list[str]:
@@ -152,7 +158,8 @@ def rules(settings: Settings, limits: Limits, root: Path) -> list[str]:
             f"added to t below, {s.cap_s:g} s is the limit, too; more is WRONG."
         )
     build = "free" if s.build_free_s is None else f"free for {s.build_free_s:g} s on that clock, beyond it added to t"
-    load = "" if s.load_s is None else f" (its first answer: free for {s.load_s:g} s more)"
+    large = "" if s.load_gb_s is None else f" and {s.load_gb_s:g} s for each GB of the checkpoint"
+    load = "" if s.load_s is None else f" (its first answer: free for {s.load_s:g} s{large} more)"
     found += [
         f"Before run.open(): building and compiling, {build}; at most {s.build_s:g} s by the wall clock."
         + (" From it on, and in load and predict, nothing can be imported or opened." if s.device == "cpu" else ""),
@@ -460,7 +467,12 @@ class TrainingJudge:
         with self._device(alone=False), sealed(checkpoint) as fd, self._scoring(program, seed) as turn:
             second = _Scorer(s, self.limits, turn, self.gpu)
             truncated = self._truncated_windows(second, fd, windows, cuts, chance)
-        measures.update(score_s=first.used_s, load_s=first.load_s)
+        loads_s = [first.load_s]
+        if s.clock == "wall":
+            # What must be done before the first answer is done in both processes, since all answers must agree; a
+            # device that was busy with another's is not.
+            loads_s.append(second.load_s)
+        measures.update(score_s=first.used_s, load_s=min(loads_s))
         if self._writes:
             # Tokens per second against the machine's peak: logits cannot take less than writing them once takes.
             measures["answer_peaks"] = first.used_s * self._writes / (windows.inputs.size * s.vocabulary * 4)
@@ -479,7 +491,7 @@ class TrainingJudge:
                 f"gap test: loss on the private text is {private - loss:+.4f} bits per byte from that on the "
                 f"validation text, expected at most {s.gap:+g}: the program knows that one by heart",
             )
-        measures["seconds"] += first.extra_s
+        measures["seconds"] += first.extra_s(len(checkpoint), min(loads_s))
         if s.objective == "budget" and measures["seconds"] > s.cap_s:
             raise Verdict(
                 Status.WRONG,
@@ -621,15 +633,16 @@ class _Scorer:
                         peer.send(b"W", watch, following)
         self.load_s = max(0.0, answered[0] - float(np.median(np.diff(answered)))) if len(answered) > 1 else 0.0
 
-    @property
-    def extra_s(self) -> float:
+    def extra_s(self, checkpoint_bytes: int, load_s: float) -> float:
         """What is added to the time of training. Training that is moved here must be over before the first answer,
-        since all answers have to agree with those of the other process: so the first one is looked at by itself."""
+        since all answers have to agree with those of the other process: so the first one is looked at by itself.
+        A larger checkpoint may take longer, but its bytes have cost more than that on the clock already."""
         s = self.settings
         built = max(0.0, self.built_s - s.build_free_s) if s.build_free_s is not None else 0.0
         if s.load_s is None:
             return built + max(0.0, self.used_s - s.free_score_s)
-        return built + max(0.0, self.load_s - s.load_s) + max(0.0, self.used_s - self.load_s - s.free_score_s)
+        late = max(0.0, load_s - s.free_load_s(checkpoint_bytes))
+        return built + late + max(0.0, self.used_s - self.load_s - s.free_score_s)
 
     def _on_device(
         self, gpu: Gpu, rows: int, columns: int, targets: NDArray[np.uint16] | None, at: NDArray[np.int64]
