@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evo import certify, genome, stats, syntax
 from evo.archive import Archive, Member
@@ -708,8 +708,18 @@ class State:
             return
         for name in ranking:
             if (number, name) not in self.verdicts and not self.objection(name):
-                yield self.pair(number, name)
+                yield from self._pairs_to_judge(number, name)
                 return
+
+    def _pairs_to_judge(self, number: int, name: str) -> Iterator[Pair]:
+        """What a certification needs next: no verdict comes before MIN_PAIRS, so those may be judged side by side."""
+        first = self.pair(number, name)
+        yield first
+        for k in range(first.k + 1, min(certify.MIN_PAIRS, first.k + self.evaluations_left() // 2)):
+            sides = name, first.rival
+            judged = all(Task(side, first.stage, k) in self.outcomes for side in sides)
+            if not judged and not self.given_up(first.stage, k, *sides):
+                yield replace(first, k=k)
 
     def _tournament(self, number: int) -> tuple[list[Task], list[str]]:
         """Finalists halved on fresh evaluations: the tasks it waits for, or at the end everybody, the winner first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import signal
 import socket
@@ -58,6 +59,7 @@ ROLES = ("both", "propose", "judge")
 IDLE_S = 0.2
 MODEL_FAILURES = 10  # in a row, until a person is told
 BACK_OFF_S = 300.0
+RECENT = 20  # outcomes, whose writers are the workers that judge side by side
 CALL_POLL_S = 0.02  # between looks at answers that models are writing
 AHEAD = 4  # proposals that may wait for a judge or be in the making, at least
 FINALISTS, FINALISTS_SHORT = 8, 4
@@ -176,6 +178,9 @@ class Worker:
         if self.deadline == float("inf"):
             return False
         pace = self.state.seconds / self.state.used if self.state.used else 0.0
+        if not self.exclusive:  # neither finalists nor the first pairs wait for each other then
+            latest = itertools.islice(reversed(self.state.outcomes.values()), RECENT)
+            pace /= max(1, len({place[0] for place, _ in latest}))
         reserve = pace * min(self.state.settings.reserve, 14)
         return self.clock() + min(reserve, self.span / 2) > self.deadline
 
@@ -255,8 +260,7 @@ class Worker:
         """Adds one pair to a certification, or gives the verdict."""
         facts = self.decided(step)
         if not facts:
-            done = len(self.state.pairs(step.stage, step.candidate, step.rival))
-            self.one_pair(step.candidate, step.rival, step.stage, done)
+            self.one_pair(step.candidate, step.rival, step.stage, step.k)
         return facts
 
     def decided(self, step: search.Pair, left: int | None = None) -> list[Event]:
@@ -507,7 +511,7 @@ def claim_name(step: search.Step) -> str:
         case search.Judge(task):
             return task.name
         case search.Pair():
-            return f"{step.stage}-{step.rival}"
+            return f"{step.stage}-{step.rival}-{step.k}"
         case search.OpenRound(round):
             return f"round{round}"
         case search.Propose(thread, slot):

@@ -7,6 +7,7 @@ import math
 import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 from conftest import TableJudge, library_of, new_worker
@@ -104,6 +105,33 @@ def test_pairs_are_interleaved_and_take_turns(toy, run_of):
     assert [task.k for task in order] == [k for k in range(champion.pairs) for _ in range(2)]
     first = [task.genome == state.base.name for task in order[::2]]
     assert first == [k % 2 == 0 for k in range(champion.pairs)]
+
+
+def test_no_verdict_comes_before_the_third_pair_so_three_may_be_judged_side_by_side(toy, run_of):
+    crew = new_worker(run_of(toy), toy, TableJudge())
+    while not isinstance(next(crew.state.steps(), None), search.Pair):
+        crew.work(limit=1)
+        crew.state.extend(crew.journals.new_entries())
+
+    def offered() -> list[int]:
+        return [step.k for step in crew.state.steps()]
+
+    first = next(crew.state.steps())
+    assert offered() == [0, 1, 2]
+    for k, left in ((1, [0, 2]), (0, [2]), (2, [3])):
+        crew.one_pair(first.candidate, first.rival, first.stage, k)
+        assert offered() == left
+    crew.close()
+
+
+def test_workers_that_judge_side_by_side_keep_less_time_for_the_proof(toy, run_of):
+    crew = new_worker(run_of(toy), toy, TableJudge())
+    outcomes = {k: ((f"writer{k % 4}", k), None) for k in range(10)}
+    crew.state = SimpleNamespace(seconds=100.0, used=10, outcomes=outcomes, settings=SimpleNamespace(reserve=20))
+    crew.clock, crew.span, crew.deadline = lambda: 0.0, 1000.0, 100.0  # 14 evaluations of 10 s, or of 2.5 s
+    for crew.exclusive, late in ((True, True), (False, False)):
+        assert crew.out_of_time() is late
+    crew.close()
 
 
 def test_a_base_that_drifts_is_told(toy, run_of):

@@ -335,6 +335,32 @@ def load(run, tensors):
     assert 0.15 < found.measures["seconds"] - found.measures["cpu_s"] == pytest.approx(found.measures["load_s"] - 0.1)
 
 
+def test_a_larger_checkpoint_may_load_longer_and_the_quicker_process_counts(bench: Bench) -> None:
+    late = """
+import time
+def load(run, tensors):
+    time.sleep(0.3)
+    return lambda tokens: tensors["table"][tokens]
+"""
+    wall = {"clock": "wall", "load_s": 0.1, **RACE}
+    added = bench.judge(TRAIN, late, **wall).measures
+    assert 0.15 < added["seconds"] - added["wall_s"] == pytest.approx(added["load_s"] - 0.1)
+    some = bench.judge(TRAIN, late, load_gb_s=0.1e9 / 16_512, **wall).measures  # of a table of 16 KB
+    assert 0.05 < some["seconds"] - some["wall_s"] == pytest.approx(some["load_s"] - 0.2, abs=0.01)
+    once = """
+import time
+def load(run, tensors):
+    def predict(tokens):
+        time.sleep(0.3 if tokens.size(1) == run.window and not seen else 0)
+        seen.append(1)
+        return tensors["table"][tokens]
+    seen = []
+    return predict
+"""
+    found = bench.judge(TRAIN, once, **wall).measures
+    assert found["seconds"] == found["wall_s"]
+
+
 def test_a_budget_counts_what_is_added(bench: Bench) -> None:
     late = (
         BUSY

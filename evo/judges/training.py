@@ -158,8 +158,8 @@ def rules(settings: Settings, limits: Limits, root: Path) -> list[str]:
             f"added to t below, {s.cap_s:g} s is the limit, too; more is WRONG."
         )
     build = "free" if s.build_free_s is None else f"free for {s.build_free_s:g} s on that clock, beyond it added to t"
-    large = "" if s.load_gb_s is None else f" and {s.load_gb_s:g} s for each GB of the checkpoint"
-    load = "" if s.load_s is None else f" (its first answer: free for {s.load_s:g} s{large} more)"
+    large = "" if s.load_gb_s is None else f", and {s.load_gb_s:g} s for each GB of the checkpoint"
+    load = "" if s.load_s is None else f" (its first answer: free for {s.load_s:g} s more{large})"
     found += [
         f"Before run.open(): building and compiling, {build}; at most {s.build_s:g} s by the wall clock."
         + (" From it on, and in load and predict, nothing can be imported or opened." if s.device == "cpu" else ""),
