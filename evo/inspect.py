@@ -79,6 +79,10 @@ def rows(state: search.State, benchmark: Benchmark, profile: Profile) -> list[tu
         told.append(("mixed", f"{screens}: their gains do not compare, certified ones do"))
     told += [("drift", text) for text in drifts(state)]
     told += [("quarantine", f"{row['genome']} {row['reason']}") for row in quarantine(state) if row["held"]]
+    if unanswered := [e for _, e in state.slots.values() if isinstance(e, Rejected) and e.operator == "model"]:
+        answered = sum(len(event.calls) for _, event in state.slots.values())
+        last = " ".join(unanswered[-1].reason.split())[:200]
+        told.append(("model", f"{answered} calls answered, {len(unanswered)} proposals without an answer: {last}"))
     told.append(("evaluations", f"{found['evaluated']} judged, {found['rejected']} rejected, {found['lost']} lost"))
     told.append(("cells", str(found["cells"])))
     told.append(("time", f"{found['seconds']:.0f} s from the first event to the last, {found['usd']:.2f} USD"))

@@ -127,6 +127,17 @@ class Anthropic:
 
         return anthropic.Anthropic(base_url=self.base_url, timeout=self.timeout, max_retries=self.retries)
 
+    def lacking(self) -> str:
+        """Why no call could be signed, or an empty text: the SDK takes a variable, a profile or a federation."""
+        if any(os.environ.get(f"ANTHROPIC_{name}") for name in ("API_KEY", "AUTH_TOKEN", "CUSTOM_HEADERS")):
+            return ""
+        import anthropic
+
+        try:
+            return "" if self._client.credentials is not None else "found none"
+        except anthropic.AnthropicError as error:  # a profile that cannot be read
+            return _said(error)
+
     def complete(self, prompt: Prompt, slot: Slot) -> Completion:
         import anthropic
         import httpx2
@@ -353,6 +364,16 @@ def open_models(spec: str) -> Models | None:
     if not weighted or not sum(share for _, share in weighted) > 0:
         raise UserMistake(f"--model: expected at least one model that writes, with a weight above 0; found '{spec}'")
     return Models(tuple(weighted), repairer)
+
+
+def require_keys(models: Models) -> None:
+    """Raises UserMistake where a call would leave without a key, before anything begins."""
+    for model in models.all:
+        if isinstance(model, Anthropic) and (reason := model.lacking()):
+            raise UserMistake(
+                f"--model anthropic:{model.name}: expected a key, {reason}; set ANTHROPIC_API_KEY "
+                "(for a server of your own any word may do)"
+            )
 
 
 def _opened(part: str, spec: str) -> Model:

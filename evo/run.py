@@ -20,9 +20,9 @@ from tqdm import tqdm
 from evo import benchmark as benchmarks
 from evo import cards, certify, genome, inspect, journal, ledger, prompts, search
 from evo.benchmark import Benchmark, Profile, UserMistake
-from evo.events import Certified, Noted, Quarantined, Refuted
+from evo.events import Certified, Noted, Quarantined, Refuted, Rejected
 from evo.judges import require_device, rules
-from evo.llm import SPECS, open_models
+from evo.llm import SPECS, open_models, require_keys
 from evo.operators import CONTROLS
 from evo.outcome import visible
 from evo.recording import Header, Recorder, Recording
@@ -102,19 +102,20 @@ def run(found: argparse.Namespace) -> int:
         )
     minutes = found.minutes if found.minutes is not None else settings.minutes
     where = f"{workers} worker(s), sandbox {level.name}, run directory {directory.path}"
-    print(f"{benchmark.name}/{profile.name}: {where}", file=sys.stderr)
+    print(f"{benchmark.name}/{profile.name}: {where}\n{shares(settings)}", file=sys.stderr)
     command = [sys.executable, "-m", "evo.worker", str(directory.path), "--parent", str(os.getpid())]
     command += ["--minutes", str(minutes)] if minutes else []
     command += ["--allow-unisolated"] if found.allow_unisolated else []
     roles: list[str] = [found.role] * workers
     if settings.model != "none" and found.role == "both":
         roles = ["judge"] * workers + ["propose"]  # a device never waits for a model
+    state, journals = search.State(settings, benchmark), journal.Journals(directory.events)
+    state.extend(journals.new_entries())  # what an earlier call has told is not told again
     began = len(list(directory.logs.glob("*.log")))
     logs = [directory.logs / f"worker-{began + i}.log" for i in range(len(roles))]
     crew = [_spawn([*command, "--role", role], log, surroundings(role)) for role, log in zip(roles, logs, strict=True)]
-    state = search.State(settings, benchmark)
     released: dict[int, float] = {}
-    interrupted = watch(state, directory, crew, roles, minutes, released)
+    interrupted = watch(state, journals, crew, roles, minutes, released)
     state.extend([])
     save_best(state, directory, benchmark)
     if failure := state.base_failure():
@@ -134,12 +135,26 @@ def run(found: argparse.Namespace) -> int:
     return 0
 
 
+def shares(settings: RunSettings) -> str:
+    """One line: who gets how much of the evaluations."""
+    total, base, wanted = settings.evaluations, settings.base_runs, settings.reserve
+    searched = max(1, total - base - wanted)
+    kept = max(0, total - base - searched)
+    line = f"{total} evaluations: {base} for the base, {searched} for the search, {kept} kept for finalists and pairs"
+    return line if kept >= wanted else f"{line}, which may take {wanted}: --evaluations {base + 2 * wanted} leaves room"
+
+
 def prepared(found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
     """The run directory: made anew, or checked to be of this benchmark and to have at least this budget."""
     if found.out is not None and RunDir(found.out).exists():
         return resumed(RunDir(found.out.resolve()), found)
     if found.benchmark is None:
         raise UserMistake(f"{found.out} is not a run yet; name its --benchmark")
+    if found.out is not None and (strangers := RunDir(found.out).strangers()):
+        raise UserMistake(
+            f"--out {found.out}: expected a run's directory, an empty one or none, found one that holds "
+            f"{strangers[0]}{f' and {len(strangers) - 1} more' if strangers[1:] else ''}; choose another --out"
+        )
     model, recording = spelled(found.model)
     if recording is not None and found.profile is None:
         found.profile = recording.header.profile
@@ -148,6 +163,7 @@ def prepared(found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
     if found.role != "propose":
         require_device(benchmark, profile)
     affordable(found, benchmark)
+    keyed(found, model)
     earlier = learnt(found, benchmark)
     evaluations, minutes, threads, seed = found.evaluations, found.minutes, found.threads, found.seed
     if recording is not None:
@@ -237,6 +253,7 @@ def resumed(directory: RunDir, found: argparse.Namespace) -> tuple[RunDir, Bench
             raise UserMistake(
                 f"{directory.path} was begun with --{name} {frozen}; choose another --out for {asked_for}"
             )
+    keyed(found, settings.model)
     evaluations = max(settings.evaluations, found.evaluations or 0)
     larger = dataclasses.replace(
         settings,
@@ -260,6 +277,12 @@ def spelled(spec: str) -> tuple[str, Recording | None]:
         return f"replay:{file}", Recording(file)
     open_models(spec)
     return re.sub(r"\b(inbox|scripted):([^,*]+)", lambda m: f"{m[1]}:{Path(m[2]).resolve()}", spec), None
+
+
+def keyed(found: argparse.Namespace, spec: str) -> None:
+    """Raises UserMistake where a model would be called without its key; who only judges calls none."""
+    if found.role != "judge" and not spec.startswith("replay:") and (models := open_models(spec)):
+        require_keys(models)
 
 
 def affordable(found: argparse.Namespace, benchmark: Benchmark) -> None:
@@ -338,7 +361,7 @@ def _spawn(command: Sequence[str], log: Path, environment: Mapping[str, str]) ->
 
 def watch(
     state: search.State,
-    directory: RunDir,
+    journals: journal.Journals,
     crew: Sequence[subprocess.Popen[bytes]],
     roles: Sequence[str],
     minutes: float | None,
@@ -349,6 +372,7 @@ def watch(
     `released` gets the pid of each worker that was asked to stop because nothing is left for it to do.
     """
     interrupts: list[float] = []
+    unanswered: list[Rejected] = []
 
     def interrupt(_: int, __: FrameType | None) -> None:
         interrupts.append(time.monotonic())
@@ -359,16 +383,15 @@ def watch(
     previous = [
         (number, signal.signal(number, interrupt)) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     ]
-    journals = journal.Journals(directory.events)
     deadline = time.monotonic() + 60 * minutes if minutes else None
     try:
         total, every = state.settings.evaluations, 0.1 if sys.stderr.isatty() else LOG_S
         with tqdm(total=total, unit="eval", dynamic_ncols=True, smoothing=0.1, mininterval=every) as bar:
             while any(worker.poll() is None for worker in crew):
-                _show(state, journals, bar, deadline)
+                _show(state, journals, bar, deadline, unanswered)
                 release_waiting(crew, roles, released, time.monotonic())
                 time.sleep(POLL_S)
-            _show(state, journals, bar, deadline)
+            _show(state, journals, bar, deadline, unanswered)
     finally:
         for number, handler in previous:
             signal.signal(number, handler)
@@ -396,10 +419,17 @@ def release_waiting(
             worker.kill()
 
 
-def _show(state: search.State, journals: journal.Journals, bar: tqdm, deadline: float | None) -> None:
+def _show(
+    state: search.State, journals: journal.Journals, bar: tqdm, deadline: float | None, unanswered: list[Rejected]
+) -> None:
+    """`unanswered` keeps the proposals that a model failed, of which the first is told; the table counts them all."""
     entries = journals.new_entries()
     state.extend(entries)
     for entry in entries:
+        if isinstance(entry.event, Rejected) and entry.event.operator == "model":
+            if not unanswered:
+                bar.write(f"a call to the model failed: {' '.join(entry.event.reason.split())[:300]}", file=sys.stderr)
+            unanswered.append(entry.event)
         if isinstance(entry.event, Certified | Refuted):
             bar.write(visible(inspect.verdict_line(state, entry.event)), file=sys.stderr)
         elif isinstance(entry.event, Quarantined):

@@ -12,6 +12,7 @@ from pathlib import Path
 from evo.benchmark import UserMistake, settings
 
 FORMAT = 1  # of the directory and its journals
+LOGS = (".log", ".out", ".err")
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,16 @@ class RunDir:
 
     def exists(self) -> bool:
         return self.settings_file.is_file()
+
+    def strangers(self) -> list[str]:
+        """What lies here that no run has written: another run may be beginning here, a batch system may write a log."""
+        ours = (self.settings_file, self.events, self.claims, self.logs, self.tickets, self.best, self.base)
+        own = {path.name for path in (*ours, self.earlier, self.report)}
+        try:
+            names = os.listdir(self.path)
+        except OSError:
+            return []  # there is none, or writing it says what is wrong
+        return sorted(n for n in names if n not in own and not n.startswith(".run.toml.") and not n.endswith(LOGS))
 
     def create(self, frozen: RunSettings, base: Mapping[str, str]) -> None:
         try:

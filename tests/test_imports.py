@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EVO = Path(__file__).resolve().parent.parent / "evo"
 LEVELS = [
     {"outcome", "chance", "genome", "benchmark", "syntax", "events", "rundir", "stats", "hostlock", "forkserver",
@@ -29,7 +31,7 @@ WITHIN = {
     ("report", "comparison"), ("run", "report"), ("slurm", "run"), ("suite", "report"),
     ("benchmark", "genome"), ("hostlock", "benchmark"),
 }  # fmt: skip
-BROAD = ("Exception", "BaseException")
+BROAD = {"Exception", "BaseException"}
 
 
 def imported(file: Path) -> set[str]:
@@ -64,13 +66,46 @@ def test_starting_is_cheap_and_needs_no_torch():
     assert found.stdout.split() == ["False", "False"]
 
 
+def names_of(node: ast.expr | None) -> set[str]:
+    """The exceptions that an `except` or a `suppress` names; a bare one takes everything."""
+    if node is None:
+        return {"BaseException"}
+    parts = node.elts if isinstance(node, ast.Tuple) else [node]
+    return {ast.unparse(part).rpartition(".")[2] for part in parts}
+
+
+def swallows_all(node: ast.AST) -> bool:
+    """Whether it takes any exception there is and goes on, or raises another in its place."""
+    if isinstance(node, ast.ExceptHandler):
+        again = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
+        return bool(names_of(node.type) & BROAD) and not again
+    if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "suppress":
+        return any(names_of(argument) & BROAD for argument in node.args)
+    return False
+
+
 def test_broad_excepts_stand_at_two_borders():
     found = []
     for file in sorted(EVO.rglob("*.py")):
         if file.parent.name == "guests" or file.name == "forkserver.py":
             continue  # they stand in for the interpreter around a candidate's code: print the trace, exit with 1
-        for node in ast.walk(ast.parse(file.read_text())):
-            broad = isinstance(node, ast.ExceptHandler) and (node.type is None or getattr(node.type, "id", "") in BROAD)
-            if broad and not (isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None):
-                found.append(f"{file.relative_to(EVO)}")
-    assert found in (["worker.py"], ["llm.py", "worker.py"])
+        found += [
+            f"{file.relative_to(EVO)}:{node.lineno}"  # type: ignore[attr-defined]
+            for node in ast.walk(ast.parse(file.read_text()))
+            if swallows_all(node)
+        ]
+    borders = [place.partition(":")[0] for place in found]
+    assert borders == ["llm.py", "worker.py"], f"expected one border in llm.py and one in worker.py, found {found}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["except Exception: x()", "except (OSError, Exception) as e: raise A from e", "except: x()",
+     "except builtins.BaseException: x()"],
+)  # fmt: skip
+def test_what_counts_as_a_broad_except(code):
+    tree = ast.parse(f"try:\n    y()\n{code}")
+    assert any(map(swallows_all, ast.walk(tree)))
+    assert any(map(swallows_all, ast.walk(ast.parse("with contextlib.suppress(KeyError, Exception): y()"))))
+    assert not any(map(swallows_all, ast.walk(ast.parse("try:\n    y()\nexcept Exception:\n    z()\n    raise"))))
+    assert not any(map(swallows_all, ast.walk(ast.parse("try:\n    y()\nexcept (OSError, ValueError): z()"))))

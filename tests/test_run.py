@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from evo import benchmark as benchmarks
-from evo import inspect
+from evo import inspect, run
 from evo.run import save_best
 from evo.rundir import RunDir
 
@@ -86,6 +88,7 @@ def test_a_search_improves_a_program_and_leaves_a_patch_that_git_applies(valley,
         assert evo("inspect", out, view).stdout.strip()
     again = evo("run", "--benchmark", valley, "--out", out, "--workers", 1)
     assert again.returncode == 0
+    assert "CERTIFIED" in found.stderr and "CERTIFIED" not in again.stderr  # told once
     assert json.loads(evo("inspect", out, "summary", "--json").stdout)["evaluated"] == summary["evaluated"]
 
 
@@ -124,6 +127,50 @@ def test_a_mistake_gets_one_sentence_and_exit_2(arguments, sentence, tmp_path):
     assert found.returncode == 2
     assert sentence in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_a_model_without_a_key_is_refused_before_anything_begins(tmp_path, monkeypatch, capsys):
+    for name in [name for name in os.environ if name.startswith("ANTHROPIC_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where a profile would lie
+    out = tmp_path / "run"
+    arguments = ["--benchmark", "packing", "--out", str(out), "--model", "anthropic:some", "--calls", "1"]
+    assert run.main(arguments) == 2
+    assert "set ANTHROPIC_API_KEY" in capsys.readouterr().err and not out.exists()
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "any word")
+    run.prepared(run.options(arguments))
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    assert run.main(["--out", str(out)]) == 2  # resuming it
+    assert "set ANTHROPIC_API_KEY" in capsys.readouterr().err
+    run.prepared(run.options(["--out", str(out), "--role", "judge"]))  # a compute node calls no model
+    monkeypatch.setenv("ANTHROPIC_PROFILE", "missing")
+    assert run.main(["--out", str(out)]) == 2
+    assert "expected a key, CredentialsError: " in capsys.readouterr().err
+
+
+def test_a_folder_with_other_things_in_it_is_no_run_directory(valley, tmp_path, capsys):
+    out = tmp_path / "home"
+    (out / "events").mkdir(parents=True)  # of another run that begins here now
+    (out / "slurm-1.out").write_text("")
+    (out / "thesis.tex").write_text("")
+    arguments = ["--benchmark", str(valley), "--out", str(out)]
+    assert run.main(arguments) == 2
+    assert "found one that holds thesis.tex; choose another --out" in capsys.readouterr().err
+    assert sorted(os.listdir(out)) == ["events", "slurm-1.out", "thesis.tex"]
+    (out / "thesis.tex").unlink()
+    assert run.prepared(run.options(arguments))[0].exists()
+
+
+def test_a_model_that_never_answers_and_a_budget_that_leaves_no_search_are_told(valley, tmp_path):
+    out = tmp_path / "run"
+    found = evo("run", "--benchmark", valley, "--out", out, "--workers", 1, "--evaluations", 8,
+                "--model", "command:sh -c 'echo no quota >&2; exit 1'")  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    told = "8 evaluations: 2 for the base, 1 for the search, 5 kept for finalists and pairs, which may take 16"
+    assert f"{told}: --evaluations 34 leaves room\n" in found.stderr
+    assert found.stderr.count("a call to the model failed: sh exited with 1: no quota") == 1
+    assert re.search(r"model +0 calls answered, \d+ proposals without an answer: sh exited with 1", found.stdout)
+    assert "leaves room" not in run.shares(dataclasses.replace(RunDir(out).settings(), evaluations=100))
 
 
 def test_a_run_of_another_benchmark_or_base_is_refused(valley, tmp_path):
