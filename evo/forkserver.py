@@ -129,6 +129,10 @@ AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 MACHINE_FILES = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/ld.so.cache",
                  "/etc/alternatives", "/sys/devices/system/cpu", "/sys/devices/system/node"]  # fmt: skip
 COVERED = "raise ImportError('this file is covered in every sandbox: it holds validation text')\n"
+# What a turn may read of /proc and /sys beside what is its own. The rest counts what all processes do, page by page and
+# interrupt by interrupt; some of these counters nothing moves but who wants to, and the next turn could read them.
+UNCOUNTED = ["/proc/cpuinfo", "/proc/filesystems", "/proc/version", "/proc/sys/vm/overcommit_memory",
+             "/sys/devices/system/cpu"]  # fmt: skip
 DEVICES = ["null", "zero", "full", "random", "urandom"]
 # CUDA finds its device through more of /sys than the two directories above.
 CUDA_FILES = ["/sys/bus", "/sys/class", "/sys/devices", "/sys/module"]
@@ -147,7 +151,7 @@ LAYERS = {
     "user": "using the judge's uid: a uid of its own, or a user namespace inside the user's",
     "threads": "a flood of threads or processes: RLIMIT_NPROC on a count of its own",
     "capabilities": "any privilege, also through set-uid programs: no capability, no_new_privs",
-    "landlock": "writing outside the scratch directory, TCP: a second wall behind the mounts",
+    "landlock": "writing outside the scratch directory, TCP: a second wall behind the mounts; reading kernel counters",
     "syscalls": "new processes, ptrace, io_uring, clocks, sockets other than local ones: seccomp filter",
     "names": "notes in the kernel's memory of names: nothing is looked up once a turn is shut, by seccomp's listener",
 }
@@ -253,20 +257,30 @@ def filter_program(children: bool, cuda: bool, loopback: bool = False) -> bytes:
     families = [socket.AF_UNIX, *([socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK] if loopback else [])]
     tests = [part for family in families for part in (one(equal, family, 0, 1), one(give, allow))]
     block("socket", argument(0), *tests, one(give, refuse))
-    block("ioctl", argument(1), one(equal, 0x5412, 0, 1), one(give, refuse), one(give, allow))  # TIOCSTI
-    # Locks reach through read-only mounts to a file that another sandbox sees too. Programs with children may compile,
-    # and compilers lock their caches.
-    locks = [] if children else [6, 7, 37, 38]  # F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW
-    commands = [*locks, 1024, 1026]  # F_SETLEASE, F_NOTIFY
-    tests = [part for command in commands for part in (one(equal, command, 0, 1), one(give, refuse))]
-    block("fcntl", argument(1), *tests, one(give, allow))
+    if children or cuda:
+        block("ioctl", argument(1), one(equal, 0x5412, 0, 1), one(give, refuse), one(give, allow))  # TIOCSTI
+    else:
+        # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX; others ask or tell a file system things of its own.
+        asked = [part for call in (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+                 for part in (one(equal, call, 0, 1), one(give, allow))]  # fmt: skip
+        block("ioctl", argument(1), *asked, one(give, 0x00050000 | errno.ENOTTY))
+    # What belongs to a descriptor, a pipe or a memory file. Locks, leases and hints about a file's future reach through
+    # read-only mounts to what another sandbox sees too. Programs with children may compile, and compilers lock their
+    # caches: F_GETLK, F_SETLK, F_SETLKW and their OFD_ siblings.
+    commands = [0, 1, 2, 3, 4, 1030, 1031, 1032, 1033, 1034, *((5, 6, 7, 36, 37, 38) if children else ())]
+    tests = [part for command in commands for part in (one(equal, command, 0, 1), one(give, allow))]
+    block("fcntl", argument(1), *tests, one(give, refuse))
     # MADV_RANDOM, SEQUENTIAL, WILLNEED, COLD, PAGEOUT, POPULATE_READ: the page cache again. MERGEABLE: pages that equal
     # another sandbox's. Allocators use the others.
     advice = [part for value in (1, 2, 3, 12, 20, 21, 22) for part in (one(equal, value, 0, 1), one(give, refuse))]
     block("madvise", argument(2), *advice, one(give, allow))
     # Limits of itself only: as an ordinary user, the init has the candidate's uid and could be starved.
     block("prlimit64", argument(0), one(equal, 0, 0, 1), one(give, allow), one(give, refuse))
-    block("prctl", argument(0), one(equal, 67, 0, 1), one(give, refuse), one(give, allow))  # PR_SET_MEMORY_MERGE
+    # PR_SET_MEMORY_MERGE; PR_SET_DUMPABLE, after which a judge without privileges cannot see what a shut turn has read.
+    options = [
+        part for option in ((67,) if children else (67, 4)) for part in (one(equal, option, 0, 1), one(give, refuse))
+    ]
+    block("prctl", argument(0), *options, one(give, allow))
     for name in ("futex_wake", "futex_wait", "futex_requeue"):
         block(name, one(give, missing))  # new; a library falls back to the old call
     if not children:
@@ -406,16 +420,19 @@ SHUT = b"shut"
 
 # ------------------------------------------------------------------------------------------------------------- landlock
 
-READING = 1 << 0 | 1 << 2 | 1 << 3  # execute, read a file, list a directory
+LISTING = 1 << 3  # of a directory
+READING = 1 << 0 | 1 << 2 | LISTING  # execute, read a file
 
 
 def landlock_abi() -> int:
     return syscall("landlock_create_ruleset", None, ctypes.c_size_t(0), 1)
 
 
-def install_landlock(abi: int, readable: Iterable[str], writable: Iterable[str], loopback: bool = False) -> None:
+def install_landlock(
+    abi: int, readable: Iterable[str], writable: Iterable[str], listed: Iterable[str] = (), loopback: bool = False
+) -> None:
     everything = (1 << (13 + (abi >= 2) + (abi >= 3))) - 1 | (1 << 15 if abi >= 5 else 0)
-    of_files = READING & ~(1 << 3) | 1 << 1 | (1 << 14 if abi >= 3 else 0) | (1 << 15 if abi >= 5 else 0)
+    of_files = READING & ~LISTING | 1 << 1 | (1 << 14 if abi >= 3 else 0) | (1 << 15 if abi >= 5 else 0)
     # Files; TCP bind and connect; abstract sockets and signals.
     attributes = [everything] + [0 if loopback else 3] * (abi >= 4) + [3] * (abi >= 6)
     ruleset = syscall(
@@ -424,7 +441,7 @@ def install_landlock(abi: int, readable: Iterable[str], writable: Iterable[str],
         ctypes.c_size_t(8 * len(attributes)),
         0,
     )
-    for paths, rights in ((readable, READING), (writable, everything)):
+    for paths, rights in ((readable, READING), (writable, everything), (listed, LISTING)):
         for path in paths:
             try:
                 beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -663,8 +680,12 @@ class Candidate:
 
     def landlock(self) -> None:
         if "files" in self.holding:
-            loopback = self.limits["loopback"]
-            install_landlock(self.facts["landlock"], ["/"], ["/scratch", "/dev", "/proc"], loopback)
+            readable, own = ["/"], "/proc"
+            if not self.limits["children"] and self.limits["memory_mb"] is not None:  # CUDA looks for its device there
+                readable = [f"/{name}" for name in os.listdir("/") if name not in ("proc", "sys")] + UNCOUNTED
+                own = "/proc/self"
+            writable = ["/scratch", "/dev", own]
+            install_landlock(self.facts["landlock"], readable, writable, ["/"], self.limits["loopback"])
         else:
             trees = [*MACHINE_FILES, *present_prefixes(), self.request["program"], self.request["guest"], "/proc"]
             install_landlock(self.facts["landlock"], trees, [self.request["scratch"], "/dev/null", "/dev/zero"])

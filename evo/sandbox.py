@@ -83,6 +83,7 @@ GUARANTEES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "own user": ("user", "the judge's uid is not used"),
         "threads": ("threads", "threads or processes beyond the limit are refused"),
         "landlocked": ("landlock", "writing elsewhere is refused by a second wall"),
+        "uncounted": ("landlock", "no statistics of the machine, in which another turn could leave notes, are read"),
         "childless": ("syscalls", "no new process and no other program, unless asked for"),
         "calls": ("syscalls", "tracing, clocks, priorities, mounts and wide doors into the kernel are refused"),
         "unlocked": ("syscalls", "no lock, futex, mark or page state of a shared file reaches another turn"),

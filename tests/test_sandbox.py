@@ -598,6 +598,7 @@ def test_dangerous_calls_are_refused(run: Callable[..., Result]) -> None:
         number_refused(302, 1, 7, 0, 0)  # prlimit64 of another process
         number_refused(28, 0, 4096, 12)  # madvise, MERGEABLE
         number_refused(157, 67, 1, 0, 0, 0)  # prctl, PR_SET_MEMORY_MERGE
+        number_refused(157, 4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
     clock = lambda: time.clock_settime(time.CLOCK_REALTIME, 0)
     for step in (clock, lambda: os.nice(-5), lambda: os.chroot("/scratch")):
         try:
@@ -610,13 +611,33 @@ def test_dangerous_calls_are_refused(run: Callable[..., Result]) -> None:
     assert result.ending == Ending("exited", 0), result.output
 
 
+@guards("uncounted")
+def test_counters_of_the_machine_are_not_read(run: Callable[..., Result]) -> None:
+    """Of 190 in /proc/vmstat, locking a page moves one that nothing else moves: twenty bits in a second, exact."""
+    result = run(
+        REFUSED
+        + """
+    import os
+    for path in ("vmstat", "stat", "meminfo", "interrupts", "loadavg", "buddyinfo", "sys/fs/inode-nr", "1/status"):
+        refused(lambda: open("/proc/" + path).read(), PermissionError)
+    for place, _, names in os.walk("/sys/devices/system/node"):
+        for name in names:
+            refused(lambda: open(os.path.join(place, name)).read(), OSError)
+    for path in ("/proc/cpuinfo", "/proc/self/status", "/proc/thread-self/stat", "/sys/devices/system/cpu/online"):
+        assert open(path).read()
+    open("/proc/self/comm", "w").write("mine")
+    """
+    )
+    assert result.ending == Ending("exited", 0), result.output
+
+
 @guards("unlocked")
 def test_one_turn_leaves_nothing_for_the_next(run: Callable[..., Result]) -> None:
     """Neither as an attribute of a file that both see, nor as pages of one that are or are not in memory."""
     result = run(
         REFUSED
         + """
-    import mmap, os
+    import fcntl, mmap, os, struct
     fd = os.open(os.__file__, os.O_RDONLY)
     refused(lambda: os.setxattr(fd, "user.note", b"x"))
     refused(lambda: os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED))
@@ -625,6 +646,12 @@ def test_one_turn_leaves_nothing_for_the_next(run: Callable[..., Result]) -> Non
     for advice in (mmap.MADV_RANDOM, mmap.MADV_WILLNEED, 21):
         refused(lambda: view.madvise(advice))
     mmap.mmap(-1, 8192).madvise(mmap.MADV_DONTNEED)  # what allocators need is allowed
+    for command in (1036, 1038, fcntl.F_NOTIFY, fcntl.F_SETLEASE, fcntl.F_SETOWN):  # the first two: write hints
+        refused(lambda: fcntl.fcntl(fd, command, struct.pack("Q", 3)), PermissionError)
+    refused(lambda: fcntl.ioctl(fd, 0x8008661A, bytes(8)))  # FS_IOC_GETVERSION, for all that a file system may offer
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    assert not os.isatty(fd) and not os.get_blocking(reader) and fcntl.fcntl(writer, fcntl.F_GETFD) == 1
     """
     )
     assert result.ending == Ending("exited", 0), result.output
