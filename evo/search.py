@@ -55,6 +55,13 @@ class Judge:
 
 
 @dataclass(frozen=True)
+class Prepare:
+    """A genome that waits for its screen may be compiled while the base is still being judged."""
+
+    genome: str
+
+
+@dataclass(frozen=True)
 class Pair:
     """One pair of a certification, or the verdict if the pairs so far decide."""
 
@@ -83,7 +90,7 @@ class Done:
     reason: str
 
 
-Step = Judge | Pair | OpenRound | Propose | Done
+Step = Judge | Prepare | Pair | OpenRound | Propose | Done
 
 
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
@@ -600,8 +607,11 @@ class State:
 
     # what is to be done
 
-    def steps(self, out_of_time: bool = False) -> Iterator[Step]:
-        """Everything that can be done now, most urgent first; a worker takes the first that it can claim."""
+    def steps(self, out_of_time: bool = False, ahead: bool = False) -> Iterator[Step]:
+        """Everything that can be done now, most urgent first; a worker takes the first that it can claim.
+
+        `ahead`: what is judged needs compiling first, so that it pays to propose before the base's score is known.
+        """
         if failure := self.base_failure():
             yield Done(failure)
             return
@@ -609,6 +619,8 @@ class State:
             if (task := Task(self.base.name, "base", k)) not in self.outcomes:
                 yield Judge(task)
         if self.base_mean is None:
+            if ahead:
+                yield from self._ahead_of_base()
             return
         busy = False
         for number in sorted(self.rounds):
@@ -638,6 +650,13 @@ class State:
         if self.used + len(self._open) < self._thresholds()[-1]:
             room = self._thresholds()[-1] - self.used - len(self._open)
             yield from self._free_slots()[:room]
+
+    def _ahead_of_base(self) -> Iterator[Step]:
+        """A proposal for each worker that judges, compiled: it can be timed as soon as the base has been."""
+        yield from (Prepare(name) for name in self._open)
+        judging = sum(event.role != "propose" for _, _, event in self.starts)
+        room = min(judging, self._thresholds()[-1] - self.settings.base_runs) - len(self._open)
+        yield from self._free_slots()[: max(0, room)]
 
     def _free_slots(self) -> list[Propose]:
         """Slots that hold no proposal yet, in turn over the threads; with a model several of each thread.

@@ -99,6 +99,7 @@ class Worker:
     recorder: Recorder | None = None
     recording: Recording | None = None  # played back instead of proposing
     flights: dict[search.Propose, Flight] = field(default_factory=dict)
+    prepared: set[str] = field(default_factory=set)  # genomes that this worker saw compiled
     ledger: Ledger | None = None  # needed where there are models
     spent: bool = False  # the cap on calls, tokens or USD is reached
     judge: Judge | None = None
@@ -142,7 +143,7 @@ class Worker:
     def next_step(self) -> search.Step | None:
         """The most urgent step that nobody else has claimed; None if all are taken."""
         current = True  # whether the list below is still what the state asks for
-        for step in list(self.state.steps(self.out_of_time())):  # a list: the state is extended between two of them
+        for step in self.steps():  # a list: the state is extended between two of them
             if isinstance(step, search.Done):
                 return step
             if step in self.flights or not self._is_mine(step) or not self.claims.take(claim_name(step)):
@@ -151,13 +152,18 @@ class Worker:
             news = self.journals.new_entries()
             self.state.extend(news)
             current = current and not news
-            if current or step in list(self.state.steps(self.out_of_time())):
+            if current or step in self.steps():
                 return step
             self.claims.release(claim_name(step))
         return None
 
+    def steps(self) -> list[search.Step]:
+        return list(self.state.steps(self.out_of_time(), ahead=not self.exclusive))
+
     def _is_mine(self, step: search.Step) -> bool:
         if self.role == "propose" and self.state.waiting + len(self.flights) >= self.ahead:
+            return False
+        if isinstance(step, search.Prepare) and step.genome in self.prepared:
             return False
         if self.role == "both":
             return True
@@ -193,6 +199,9 @@ class Worker:
                 with self.turn(alone=False):
                     fact = self.judged(task, self.state.genome(task.genome))
                 return [fact, *self.audited(fact)]
+            case search.Prepare(name):
+                self.prepare(name)
+                return []
             case search.Pair():
                 return self.pair(step)
             case search.OpenRound(round, reason, covers):
@@ -218,6 +227,14 @@ class Worker:
         if outcome.status is Status.LOST:
             return Lost(task, outcome.detail)
         return Evaluated(task, outcome, round(seconds, 3), self.fingerprint)
+
+    def prepare(self, name: str) -> None:
+        """Lets the judge compile what will be judged; what fails here fails, and is told, when it is judged."""
+        self.prepared.add(name)
+        prepare = getattr(self.ready_judge(), "prepare", None)
+        if prepare is not None and self.state.settings.control != "aa":
+            with on_disk(self.state.program(self.state.genome(name))) as place:
+                prepare(place)
 
     def audited(self, fact: Event) -> list[Event]:
         """A quarantine where what passed looks too good, once a genome: a person's release is final."""
@@ -496,6 +513,8 @@ class Worker:
             return Lost(step.task, reason)
         if isinstance(step, search.Pair):
             return Lost(Task(step.candidate, step.stage, step.k), reason)
+        if isinstance(step, search.Prepare):
+            return Noted(f"{step.genome} could not be compiled ahead: {reason}")
         if isinstance(step, search.Propose):
             return Rejected(step.thread, step.number, "broken", (), reason)
         raise error
@@ -510,6 +529,8 @@ def claim_name(step: search.Step) -> str:
     match step:
         case search.Judge(task):
             return task.name
+        case search.Prepare(name):
+            return f"prepare-{name}"
         case search.Pair():
             return f"{step.stage}-{step.rival}-{step.k}"
         case search.OpenRound(round):

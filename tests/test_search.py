@@ -333,6 +333,31 @@ def test_few_degrees_of_freedom_give_a_verdict_that_can_be_written(toy, run_of):
     assert low < 0.1 < 0.2 < high < float("inf")
 
 
+def test_where_programs_are_compiled_the_first_ones_are_while_the_base_is_judged(toy, run_of):
+    class Compiling(TableJudge):
+        seen = ()
+
+        def prepare(self, program):
+            self.seen = (*self.seen, (program / "solve.py").read_text())
+
+    judge = Compiling()
+    crew = new_worker(run_of(toy), toy, judge)
+    crew.exclusive, mine = False, crew._is_mine
+    crew._is_mine = lambda step: not isinstance(step, search.Judge) and mine(step)  # others judge the base
+    assert crew.next_step() is None  # nobody has opened a judge yet
+    crew.ready_judge()
+    crew.work(limit=2)
+    crew.state.extend(crew.journals.new_entries())
+    assert not crew.state.outcomes and crew.next_step() is None  # one for each judge
+    (name,) = crew.state.proposals
+    assert judge.seen == (crew.state.program(crew.state.genome(name))["solve.py"],)
+    crew._is_mine = mine
+    crew.work(limit=crew.state.settings.base_runs + 1)
+    crew.state.extend(crew.journals.new_entries())
+    assert search.Task(name, "screen") in crew.state.outcomes
+    crew.close()
+
+
 def test_a_step_that_others_have_done_meanwhile_is_not_done_again(toy, run_of):
     """One reading can tell that several steps are over: the second must not be taken for open as nothing new came."""
 
@@ -340,7 +365,7 @@ def test_a_step_that_others_have_done_meanwhile_is_not_done_again(toy, run_of):
         left = (search.Propose(0, 0), search.Propose(1, 0))
         settings = waiting = None
 
-        def steps(self, out_of_time):
+        def steps(self, out_of_time, ahead):
             return iter(self.left)
 
         def extend(self, news):

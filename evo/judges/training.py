@@ -292,6 +292,11 @@ class TrainingJudge:
 
     # Compiling ahead.
 
+    def prepare(self, program: Path) -> None:
+        """Compiles what will be judged. A failure is no verdict: `judge` meets it again and says so."""
+        with contextlib.suppress(Verdict, SandboxError):
+            self._compiled(program, {})
+
     def _compiled(self, program: Path, measures: dict[str, float]) -> bytes | None:
         """What compilers have made of this very program, kept for its next evaluations; None without a GPU."""
         if self.gpu is None:
