@@ -201,7 +201,10 @@ def sealed(target: str, extra: int = MS_NODEV) -> None:
 
 
 def unshare(flags: int, what: str) -> None:
-    checked(LIBC.unshare(flags), f"unshare {what}")
+    result = LIBC.unshare(flags)
+    if result < 0 and ctypes.get_errno() == errno.ENOSPC:
+        raise OSError(errno.ENOSPC, f"unshare {what}: the number set in /proc/sys/user does not allow it")
+    checked(result, f"unshare {what}")
 
 
 def pivot(old: str) -> None:
@@ -563,9 +566,12 @@ def enter_root(program: str, guest: str, scratch_mb: int, owner: int, group: int
 
 # -------------------------------------------------------------------------------------------------------------- cgroups
 
+# A limit on memory, and what keeps its processes from going on in swap: version 2 counts that apart, version 1 the sum.
+CGROUP_LIMITS = {"memory.max": "memory.swap.max", "memory.limit_in_bytes": "memory.memsw.limit_in_bytes"}
+
 
 def cgroup_place(server: int) -> tuple[str, str]:
-    """A directory in which memory cgroups can be made, and the name of their limit; tried by making one.
+    """A directory in which memory cgroups can be made, and the name of their limit; tried by entering one.
 
     Version 2 first, in this process's own cgroup or beside it (one that holds processes cannot have limited children),
     then version 1.
@@ -576,7 +582,8 @@ def cgroup_place(server: int) -> tuple[str, str]:
         if number_ == "0":
             for mounted in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
                 own = os.path.normpath(mounted + path)
-                places += [(place, "memory.max") for place in (own, os.path.dirname(own)) if place.startswith(mounted)]
+                beside = (place for place in (own, os.path.dirname(own)) if place.startswith(mounted))
+                places += [(place, "memory.max") for place in beside if os.path.isdir(place)]
         elif "memory" in controllers.split(","):
             places.append((os.path.normpath(f"/sys/fs/cgroup/memory{path}"), "memory.limit_in_bytes"))
     places.sort(key=lambda found: found[1] != "memory.max")
@@ -588,14 +595,39 @@ def cgroup_place(server: int) -> tuple[str, str]:
                 write(f"{place}/cgroup.subtree_control", "+memory")
             os.mkdir(trial)
             try:
-                write(f"{trial}/{name}", str(1 << 30))
-                os.close(os.open(f"{trial}/cgroup.procs", os.O_WRONLY))
+                limit_cgroup(trial, name, 1 << 30)
+                swapless(trial, name)
+                # Who may open this file may not yet enter: the cgroup above both must be writable, too.
+                in_child(lambda trial=trial: write(f"{trial}/cgroup.procs", "0"))  # type: ignore[misc]
             finally:
-                os.rmdir(trial)
+                remove_cgroup(trial)
             return place, name
-        except OSError as error:
-            reason = f"none can be made in {place}: {error.strerror}"
+        except (OSError, SetupError) as error:
+            said = error.strerror if isinstance(error, OSError) else error
+            reason = f"none can be made in {place}: {said}"
     raise SetupError(reason)
+
+
+def limit_cgroup(path: str, name: str, size: int) -> None:
+    """Memory and swap together; where the kernel does not count what is in swap, there must be none (`swapless`)."""
+    write(f"{path}/{name}", str(size))
+    swap = f"{path}/{CGROUP_LIMITS[name]}"
+    if os.path.exists(swap):
+        write(swap, str(0 if name == "memory.max" else size))
+
+
+def swapless(path: str, name: str) -> None:
+    if not os.path.exists(f"{path}/{CGROUP_LIMITS[name]}") and Path("/proc/swaps").read_text().count("\n") > 1:
+        raise SetupError(f"this machine swaps, and without {CGROUP_LIMITS[name]} the limit does not hold")
+
+
+def remove_cgroup(path: str) -> None:
+    """Its process has ended, but version 1 takes its time to notice; what stays the next server sweeps away."""
+    for _ in range(20):
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
+            return
+        time.sleep(0.001)
 
 
 def sweep_cgroups(place: str) -> None:
@@ -611,7 +643,7 @@ def make_cgroup(facts: dict[str, Any], megabytes: int) -> tuple[str, int]:
     place, name = facts["cgroups"]
     path = f"{place}/evo-{facts['server']}-{facts['turn']}"
     os.mkdir(facts["host"] + path)
-    write(f"{facts['host']}{path}/{name}", str(megabytes << 20))
+    limit_cgroup(facts["host"] + path, name, megabytes << 20)
     return path, os.open(f"{facts['host']}{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
 
 
@@ -932,9 +964,10 @@ def attend(control: socket.socket, candidate: int, names: Names | None, *, insid
             os.kill(-1, signal.SIGKILL)
     usage = ctypes.create_string_buffer(256)
     syscall("waitid", os.P_PID, candidate, None, os.WEXITED | os.WNOWAIT, usage)
-    peak_kb = struct.unpack_from("@l", usage, 32)[0]
+    peak_kb, read_blocks = struct.unpack_from("@l48xl", usage, 32)  # ru_maxrss and ru_inblock, of 512 bytes
     how = "exited" if ended.si_code == os.CLD_EXITED else "killed"
-    control.send(json.dumps({"how": how, "code": ended.si_status, "peak_kb": peak_kb}).encode())
+    report = {"how": how, "code": ended.si_status, "peak_kb": peak_kb, "read_kb": read_blocks / 2}
+    control.send(json.dumps(report).encode())
     while control.recv(16) == SHUT:
         pass  # it ended before it could be shut
     if not inside:

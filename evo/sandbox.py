@@ -443,6 +443,7 @@ class Turn:
         self.channel = channel
         self._forget = forget  # what the turn has seen of the host's disks
         self._read_kb = 0.0  # from disks, when it was shut
+        self._read_at_end: float | None = None  # in kB, as the init counted; None until then, or if it died before
         self._scratch = scratch  # only without isolation
         self._control, self._output, self._limits = control, output, limits
         self._cgroup: str | None = None
@@ -543,12 +544,13 @@ class Turn:
     def close(self) -> None:
         """Kills and reaps the candidate and whatever it started, and frees everything; twice does no harm."""
         self._left = True
-        read_kb = 0.0
+        may_have_read = False
         if self._pidfds:
             self.cpu_seconds()
             self._signal(CANDIDATE)
-            if self._shut.is_set():
-                read_kb = self._from_disks_kb() - self._read_kb
+            if self._shut.is_set():  # the init's count, because an ordinary user may not read that of a dead process
+                self._ended.wait(REAP_S)
+                may_have_read = self._read_at_end is None or self._read_at_end - self._read_kb > READ_KB
             self._control.shutdown(socket.SHUT_WR)  # the init's word to go
             if self._scratch is None:
                 self._signal(INIT)  # and the pid namespace with it; without one, it must first end all descendants
@@ -558,7 +560,7 @@ class Turn:
                 raise SandboxError(f"process {self._pid} was killed but is still there after {REAP_S:.0f} s")
         if self._cgroup is not None:
             self._remove_cgroup(self._cgroup)
-        if read_kb > READ_KB:
+        if may_have_read:
             self._forget()
         if self._watched:
             self._ended.wait()
@@ -607,7 +609,7 @@ class Turn:
                 os.kill(pid, signal.SIGCONT)
 
     def _from_disks_kb(self) -> float:
-        """What the candidate's process has had read from disks so far; 0 where the kernel does not tell."""
+        """What the candidate's process, which runs, has had read from disks; 0 where the kernel does not tell."""
         try:
             with open(f"/proc/{self._pid}/io") as counts:
                 return next((int(line.split()[1]) for line in counts if line.startswith("read_bytes")), 0) / 1024
@@ -677,7 +679,7 @@ class Turn:
         ending = Ending("killed", signal.SIGKILL) if self._left else Ending("lost")
         if message:
             report = json.loads(message)
-            self._peak_kb = report["peak_kb"]
+            self._peak_kb, self._read_at_end = report["peak_kb"], report["read_kb"]
             ending = Ending(report["how"], report["code"])
         self._ending = Ending(self._verdict) if self._verdict else ending
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -52,6 +53,25 @@ def exploit_table(request: pytest.FixtureRequest) -> Iterator[ExploitTable]:
     yield table
     if (file := request.config.getoption("--exploit-table")) is not None:
         file.write_text(table.markdown())
+
+
+def opened_way(place: Path) -> str:
+    """Shell lines after which an ordinary user reaches interpreter and repository, which may lie in somebody's home.
+
+    For a mount namespace of their own: a closed folder on the way is covered by an empty one in which both stand.
+    """
+    ways = {Path(sys.base_prefix), Path(__file__).resolve().parent.parent}
+    closed = {
+        way: next((path for path in [*reversed(way.parents)] if path.stat().st_mode & 0o5 != 0o5), None) for way in ways
+    }
+    covered = {way: path for way, path in closed.items() if path is not None}
+    lines = []
+    for number, way in enumerate(covered):
+        lines.append(f"mkdir -p {place}/way{number} && mount --rbind {way} {place}/way{number}")
+    lines += [f"mount -t tmpfs -o mode=755 open {path}" for path in sorted(set(covered.values()))]
+    for number, way in enumerate(covered):
+        lines.append(f"mkdir -p {way} && mount --move {place}/way{number} {way}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 PROGRAM = """\

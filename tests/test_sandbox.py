@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from conftest import opened_way
 
 import evo.sandbox
 from evo.sandbox import GUARANTEES, Ending, Level, Limits, NoIsolation, Sandbox, SandboxError, probe
@@ -302,7 +303,7 @@ def test_host_files_are_invisible(run: Callable[..., Result]) -> None:
     result = run(f"""
         import os, sys
         for path in ({str(REPOSITORY / "evo")!r}, {str(REPOSITORY / ".data")!r}, {str(REPOSITORY / "tests")!r},
-                     {str(Path.home() / ".cache")!r}, "/home", "/var", "/tmp", "/opt", "/old", "/new", "/etc/shadow",
+                     {os.path.expanduser("~/.cache")!r}, "/home", "/var", "/tmp", "/opt", "/old", "/new", "/etc/shadow",
                      "/etc/hostname", "/sys/class", "/sys/fs", "/dev/mem", "/dev/tty", "/run", "/mnt"):
             if not sys.prefix.startswith(path + "/"):  # a clone below it has its environment mounted there
                 assert not os.path.exists(path), path
@@ -796,9 +797,10 @@ def test_a_shut_turn_looks_up_no_name(sandbox: Sandbox, place: Path) -> None:
         assert turn.cpu_seconds() > 0
 
 
+@pytest.mark.parametrize("ended_by", ["itself", "its judge"])
 @guards("shut")
 def test_what_a_shut_turn_reads_from_disks_is_forgotten(
-    sandbox: Sandbox, place: Path, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, place: Path, monkeypatch: pytest.MonkeyPatch, ended_by: str
 ) -> None:
     """Otherwise which pages of a file lie in memory would tell the next turn something, a bit each."""
     import ctypes
@@ -840,6 +842,9 @@ def test_what_a_shut_turn_reads_from_disks_is_forgotten(
         turn.channel.sendall(b"x")
         assert turn.channel.recv(1) == b"y"
         assert pages_in_memory() == 1024
+        if ended_by == "itself":
+            turn.channel.sendall(b"x")
+            assert turn.ending(5) == Ending("exited", 0)
     assert pages_in_memory() == 0
 
 
@@ -1026,17 +1031,10 @@ def test_an_ordinary_user_gets_the_same_walls() -> None:
         )
         (place / "run.py").write_text(ORDINARY)
         subprocess.run(["chown", "-R", str(USER), str(place)], check=True)
-        base = Path(sys.base_prefix)
-        closed = next((path for path in [*reversed(base.parents), base] if path.stat().st_mode & 0o005 != 0o005), None)
-        opened = ""
-        if closed is not None:
-            opened = f"""
-            mkdir {place}/base && mount --bind {base} {place}/base && mount -t tmpfs -o mode=755 open {closed}
-            mkdir -p {base} && mount --move {place}/base {base} && chdir / &&"""
         become = f"setpriv --reuid={USER} --regid={USER} --clear-groups --bounding-set=-all --inh-caps=-all"
-        command = f"{opened} {become} {shlex.quote(sys.executable)} {place}/run.py {place}"
+        command = f"{opened_way(place)}{become} {shlex.quote(sys.executable)} {place}/run.py {place}"
         done = subprocess.run(
-            ["unshare", "--mount", "sh", "-ec", textwrap.dedent(command).replace("chdir / &&", "")],
+            ["unshare", "--mount", "sh", "-ec", command],
             capture_output=True, text=True, timeout=30, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)},
         )  # fmt: skip
     finally:
