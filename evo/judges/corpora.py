@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from evo.hostlock import turn
 from evo.judges import copies, corpus, django, shards, sources
 from evo.judges.corpus import DATA, Corpus
 
@@ -41,6 +43,14 @@ def _opened(spec: str, vocabulary: int, megabytes: float | None) -> Corpus:
     prepared = DATA / "prepared" / f"{_key(spec, vocabulary, megabytes)}.npz"
     if (found := corpus.saved(prepared)) is not None:
         return found
+    # It takes a minute, all cores and gigabytes: whoever comes second waits for what the first one makes.
+    with turn(alone=True, folder=Path(tempfile.gettempdir()) / f"evo-preparing-{os.getuid()}"):
+        if (found := corpus.saved(prepared)) is not None:
+            return found
+        return _prepare(spec, vocabulary, megabytes, prepared)
+
+
+def _prepare(spec: str, vocabulary: int, megabytes: float | None, prepared: Path) -> Corpus:
     texts = sources.texts(megabytes) if spec == "python-sources" else shards.read(Path(spec), vocabulary, megabytes)
     if isinstance(texts, Corpus):
         return texts  # its shards are as quick to read as a copy of them
