@@ -300,6 +300,16 @@ def test_a_program_that_hangs_with_much_memory_leaves_a_clean_device(bench: Benc
 
 
 @pytest.mark.gpu
+def test_a_program_that_runs_out_of_memory_is_told_and_leaves_a_clean_device(bench: Bench, gpu: Gpu):
+    greedy = "\n    held = []\n    while True: held.append(torch.empty(1 << 30, dtype=torch.uint8, device='cuda'))\n"
+    before = gpu.free_mb()
+    outcome = bench.judge(train=TRAIN.replace("    stream = run.open()\n", "    stream = run.open()" + greedy))
+    assert outcome.status is Status.CRASHED and "out of memory" in outcome.detail, (outcome.status, outcome.detail)
+    assert before - gpu.free_mb() < gpus.SLACK_MB
+    assert bench.judge().status is Status.PASSED
+
+
+@pytest.mark.gpu
 def test_compiled_code_goes_one_way(bench: Bench):
     """From the sandbox without data to those with data, of the same program; nothing comes back from them."""
     keep = """
