@@ -358,13 +358,21 @@ def read_tree(folder: Path) -> dict[str, str]:
 
 def write_tree(tree: Mapping[str, str], folder: Path) -> None:
     """Writes a program; files and folders are readable by the sandbox's user."""
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o755)
+    root = os.fspath(folder)
+    os.makedirs(root, exist_ok=True)
+    os.chmod(root, 0o755)
     for path, text in tree.items():
-        file = folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-        file.chmod(0o644)
+        name = f"{root}/{path}"
+        if "/" in path:
+            os.makedirs(os.path.dirname(name), exist_ok=True)
+        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            os.fchmod(file, 0o644)  # whatever the umask
+            data = memoryview(text.encode())
+            while data:
+                data = data[os.write(file, data) :]
+        finally:
+            os.close(file)
 
 
 def tree_hash(tree: Mapping[str, str]) -> str:

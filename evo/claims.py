@@ -38,10 +38,11 @@ class Claims:
     """Claims of one worker. `<task>.<n>`: a dead claim is taken over by creating number n + 1, nothing is renamed."""
 
     def __init__(self, folder: Path, holder: Holder, lease_s: float = LEASE_S) -> None:
-        self._folder = folder
+        self._folder = os.fspath(folder)
         self._holder = holder
+        self._text = json.dumps([holder.host, holder.process, holder.started]).encode()
         self._lease_s = lease_s
-        self._mine: dict[str, Path] = {}
+        self._mine: dict[str, str] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._keeper = threading.Thread(target=self._keep_fresh, daemon=True)
@@ -50,17 +51,17 @@ class Claims:
     def take(self, task: str) -> bool:
         """True if the task is now ours; False if somebody alive has it."""
         numbers = self._numbers(task)
-        if numbers:
-            last = self._folder / f"{task}.{numbers[-1]}"
-            if self._is_held(last):
-                return False
-        path = self._folder / f"{task}.{numbers[-1] + 1 if numbers else 0}"
+        if numbers and self._is_held(f"{self._folder}/{task}.{numbers[-1]}"):
+            return False
+        path = f"{self._folder}/{task}.{numbers[-1] + 1 if numbers else 0}"
         try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         except FileExistsError:
             return False  # somebody else was faster
-        with os.fdopen(handle, "w") as file:
-            json.dump([self._holder.host, self._holder.process, self._holder.started], file)
+        try:
+            os.write(file, self._text)
+        finally:
+            os.close(file)
         with self._lock:
             self._mine[task] = path
         return True
@@ -70,14 +71,14 @@ class Claims:
         with self._lock:
             self._mine.pop(task, None)
         for number in self._numbers(task):
-            (self._folder / f"{task}.{number}").unlink(missing_ok=True)
+            _unlink(f"{self._folder}/{task}.{number}")
 
     def clear_dead(self) -> None:
         """Removes what workers that were killed left behind; called when a run has ended and nothing is to be done."""
-        for path in list(self._folder.iterdir()):
-            task, _, number = path.name.rpartition(".")
-            if number.isdigit() and task and not self._is_held(path):
-                path.unlink(missing_ok=True)
+        for name in os.listdir(self._folder):
+            task, _, number = name.rpartition(".")
+            if number.isdigit() and task and not self._is_held(f"{self._folder}/{name}"):
+                _unlink(f"{self._folder}/{name}")
 
     def close(self) -> None:
         self._closed.set()
@@ -86,13 +87,16 @@ class Claims:
             self.release(task)
 
     def _numbers(self, task: str) -> list[int]:
-        prefix = f"{task}."
-        names = (name for name in os.listdir(self._folder) if name.startswith(prefix))
-        return sorted(int(name[len(prefix) :]) for name in names if name[len(prefix) :].isdigit())
+        prefix, found = f"{task}.", []
+        for name in os.listdir(self._folder):
+            if name.startswith(prefix) and (number := name[len(prefix) :]).isdigit():
+                found.append(int(number))
+        return sorted(found)
 
-    def _is_held(self, path: Path) -> bool:
+    def _is_held(self, path: str) -> bool:
         try:
-            text, changed = path.read_text(), path.stat().st_mtime
+            with open(path, encoding="utf-8", errors="replace") as file:
+                text, changed = file.read(), os.stat(path).st_mtime
         except FileNotFoundError:
             return False
         try:
@@ -105,7 +109,7 @@ class Claims:
 
     def _now(self) -> float:
         """The file system's own time: hosts' clocks may disagree by more than a lease."""
-        probe = self._folder / f".now-{self._holder.host}-{self._holder.process}"
+        probe = Path(self._folder, f".now-{self._holder.host}-{self._holder.process}")
         probe.touch()
         return probe.stat().st_mtime
 
@@ -118,3 +122,10 @@ class Claims:
                     os.utime(path)
                 except FileNotFoundError:
                     continue  # released meanwhile
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return  # somebody else was faster

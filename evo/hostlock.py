@@ -45,10 +45,12 @@ def turn(*, alone: bool, folder: Path | None = None) -> Iterator[None]:
     Two locks, since a lone one can starve: everybody passes the gate, and who wants to be alone keeps it shut
     while the room empties. The kernel frees both when a process dies.
     """
-    place = meeting_place("turns") if folder is None else folder
-    own(place)
+    if folder is None:
+        folder = meeting_place("turns")
+    else:
+        own(folder)
     with ExitStack() as held:
-        gate, room = (_opened(place / name, held) for name in ("gate", "room"))
+        gate, room = (_opened(f"{folder}/{name}", held) for name in ("gate", "room"))
         fcntl.flock(gate, fcntl.LOCK_EX)
         fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         if not alone:
@@ -56,7 +58,7 @@ def turn(*, alone: bool, folder: Path | None = None) -> Iterator[None]:
         yield
 
 
-def _opened(path: Path, held: ExitStack) -> int:
+def _opened(path: str, held: ExitStack) -> int:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     held.callback(os.close, fd)
     return fd

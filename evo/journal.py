@@ -41,7 +41,7 @@ class Journals:
     """A live reader of everybody's files. It stops at each file's last newline, so a torn tail is never read."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder = os.fspath(folder)
         # by file name: bytes read, lines read, whether its lines have checksums
         self._seen: dict[str, tuple[int, int, bool]] = {}
 
@@ -57,9 +57,7 @@ class Journals:
             position, line, checked = self._seen.get(name, (0, 0, False))
             if size <= position:
                 continue
-            with open(self._folder / name, "rb") as file:
-                file.seek(position)
-                whole, newline, _ = file.read().rpartition(b"\n")
+            whole, newline, _ = _from(f"{self._folder}/{name}", position, size).rpartition(b"\n")
             if not newline:
                 continue
             checked = checked or events.CHECKSUM.encode() in whole
@@ -72,6 +70,20 @@ class Journals:
                 found.append(Entry(name.removesuffix(".jsonl"), line, at, event))
             self._seen[name] = (position + len(whole) + 1, line, checked)
         return found
+
+
+def _from(path: str, position: int, end: int) -> bytes:
+    """The bytes of a file from one position to another; opened each time, which is when a network's file system looks
+    for what other hosts have written."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while position < end and (part := os.pread(file, end - position, position)):
+            parts.append(part)
+            position += len(part)
+        return b"".join(parts)
+    finally:
+        os.close(file)
 
 
 def writer_name(host: str, process: int, taken: Sequence[str]) -> str:

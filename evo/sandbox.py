@@ -16,36 +16,26 @@ are counters of the kernel's that every process moves (numbers of inodes, of fre
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import queue
-import select
-import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from evo.pages import load_whole
+from evo.turn import REAP_S, TAIL, Limits, SandboxError, Turn, Watched, Watchers
+
 FORKSERVER = Path(__file__).with_name("forkserver.py")
 REQUIRED = ("processes", "files")  # the layers without which a machine does not isolate
 OPTIONAL = ("memory",)  # what only some machines let anybody have; the level is full without it
-TAIL = 8192  # bytes of output kept
 BOOT_S = 120.0  # importing torch from a cluster's shared file system can take minutes
-SETUP_S = 60.0
-INIT, CANDIDATE = 0, 1  # the order of a turn's pidfds
-PAUSE_S = 5.0
-AWAKE_S = 5e-3  # of CPU time; a way into the stop takes microseconds, from within a driver more
-READ_KB = 256  # that a shut turn may read from disks without a trace being suspected; a page is one bit at most
-SHUT = b"shut"
-REAP_S = 60.0  # a process that holds a GPU's memory takes its time to end
 
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
@@ -101,26 +91,6 @@ class NoIsolation(Exception):
     """This machine cannot keep a candidate from the rest of it; evo goes on only where the user says so."""
 
 
-class SandboxError(Exception):
-    """A sandbox could not be set up; no code of a candidate has run, so the failure is ours."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one turn may use; `wall_s` and `output_kb` kill it, beyond the others a call fails."""
-
-    wall_s: float  # from the candidate's start to the end of the turn
-    # Address space of each process and, with files and where there are cgroups, memory of all of them together. None
-    # where CUDA runs, which reserves without using.
-    memory_mb: int | None = 2048
-    scratch_mb: int = 64
-    file_mb: int = 64
-    output_kb: int = 8192
-    children: bool = False  # False: no new process, no exec, no file lock; threads are allowed
-    threads: int = 64  # with `children` processes and threads together
-    loopback: bool = False  # TCP between processes of one turn, within its own network namespace
-
-
 @dataclass(frozen=True)
 class Layer:
     """One wall: what it stops, whether it holds on this machine, and the reason where it does not."""
@@ -164,22 +134,6 @@ class Level:
             for name, (layer, promise) in GUARANTEES.items()
         )
         return "\n".join(["guarantees", *lines])
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a turn's process ended: `exited` (code), `killed` (code is the signal), `wall`, `output`, or `lost`.
-
-    `lost` is the host's failure: the sandbox was killed from outside, which nothing inside it can bring about.
-    """
-
-    kind: str
-    code: int | None = None
-
-    def __str__(self) -> str:
-        if self.kind == "killed" and self.code is not None:
-            return f"killed by {signal.Signals(self.code).name if self.code in set(signal.Signals) else self.code}"
-        return f"exited with {self.code}" if self.kind == "exited" else self.kind
 
 
 def probe(*, allow_unisolated: bool = False, drop_user: bool = True) -> Level:
@@ -249,15 +203,17 @@ class Sandbox:
         keep_output: bool = True,
         environment: Mapping[str, str] = MappingProxyType({}),
         shuts: bool = False,
+        attended: bool = False,
     ) -> Turn:
         """Runs `script`, which lies in `guest`; returns once it runs. With `shuts`, `Turn.shut` works on it.
 
-        SandboxError means that it never began. A dead fork server is replaced once.
+        With `attended` no thread watches the turn: for a caller who does nothing but wait through it. SandboxError
+        means that it never began. A dead fork server is replaced once.
         """
         inside, folder = _placed(script, guest)
         request = {
             "script": inside,
-            "program": os.path.realpath(program, strict=True),
+            "program": _real(program),
             "guest": folder,
             "arguments": list(arguments),
             "limits": dict(vars(limits)),
@@ -265,10 +221,10 @@ class Sandbox:
             "shuts": shuts,
         }
         server = self._process
-        turn = self._begin(request, limits, keep_output)
+        turn = self._begin(request, limits, keep_output, attended)
         if turn is None:
             self._replace(server)
-            turn = self._begin(request, limits, keep_output)
+            turn = self._begin(request, limits, keep_output, attended)
         if turn is None:
             raise SandboxError("the fork server died twice while it started a turn; the kernel's log may say why")
         return turn
@@ -295,7 +251,7 @@ class Sandbox:
                 self.close()
                 self.level = self._boot()
 
-    def _begin(self, request: dict[str, Any], limits: Limits, keep_output: bool) -> Turn | None:
+    def _begin(self, request: dict[str, Any], limits: Limits, keep_output: bool, attended: bool) -> Turn | None:
         """One try; None where the fork server is gone."""
         channel, channel_inside = socket.socketpair()
         control, control_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -304,10 +260,9 @@ class Sandbox:
         if output_inside is not None:
             inside.append(output_inside)
         scratch = None if self.level.isolated else self._scratch_of_the_host(request)
-        trees = [*self._trees, request["program"], request["guest"]]
-        forgets = partial(forget, trees, self._libraries)
-        turn = Turn(channel, control, output, limits, scratch, forgets, self._watchers)
-        turn.shuts = request["shuts"] and any(layer.name == "names" and layer.holds for layer in self.level.layers)
+        seen = [*self._trees, request["program"], request["guest"]], self._libraries
+        ends = channel, control, output, limits, scratch, seen, request["shuts"] and self._shuts
+        turn = Turn(*ends) if attended else Watched(self._watchers, *ends)
         try:
             with self._lock:
                 socket.send_fds(self._socket, [json.dumps(request).encode()], inside)
@@ -355,7 +310,7 @@ class Sandbox:
     def _booted(self, plain: Mapping[str, str] | None) -> Level:
         """Starts a fork server; with `plain`, the reasons why there are no namespaces, one that goes without them."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._watchers = _Watchers()
+        self._watchers = Watchers()
         packages = {Path(__file__).parent, Path(__file__).resolve().parent}
         configuration = {
             "preload": self._preload,
@@ -403,7 +358,9 @@ class Sandbox:
         self._libraries = frozenset(hello["libraries"])
         if not self._cuda:  # whose turns are not shut, and whose libraries have gigabytes
             load_whole(self._libraries)
-        return Level(tuple(Layer(*layer) for layer in hello["layers"]), self._allow_unisolated)
+        layers = tuple(Layer(*layer) for layer in hello["layers"])
+        self._shuts = any(layer.name == "names" and layer.holds for layer in layers)
+        return Level(layers, self._allow_unisolated)
 
 
 @lru_cache(maxsize=64)
@@ -411,6 +368,15 @@ def _placed(script: Path, guest: Path) -> tuple[str, str]:
     """Where a script lies in its guest directory, and the directory itself, without links."""
     guest = guest.resolve(strict=True)
     return str(script.resolve().relative_to(guest) if script.is_absolute() else script), str(guest)
+
+
+def _real(folder: Path) -> str:
+    """A folder's path without links, as the kernel knows it; FileNotFoundError where there is none."""
+    fd = os.open(folder, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
 
 
 def _compiler() -> Path | None:
@@ -421,366 +387,3 @@ def _compiler() -> Path | None:
         (path for name in (os.environ.get("CC"), "gcc", "cc", "clang") if name and (path := shutil.which(name))), None
     )
     return Path(found).resolve() if found is not None else None
-
-
-class Turn:
-    """One process in the sandbox; leaving it as a context manager kills and reaps it and everything it started.
-
-    A thread of the judge drains the output, keeps the deadline and hears the ending, whatever the judge itself waits
-    for: when it kills, the channel ends. `channel` belongs to the caller until the turn is left.
-    """
-
-    def __init__(
-        self,
-        channel: socket.socket,
-        control: socket.socket,
-        output: int | None,
-        limits: Limits,
-        scratch: Path | None,
-        forget: Callable[[], None],
-        watchers: _Watchers,
-    ):
-        self.channel = channel
-        self._forget = forget  # what the turn has seen of the host's disks
-        self._read_kb = 0.0  # from disks, when it was shut
-        self._read_at_end: float | None = None  # in kB, as the init counted; None until then, or if it died before
-        self._scratch = scratch  # only without isolation
-        self._control, self._output, self._limits = control, output, limits
-        self._cgroup: str | None = None
-        self._pidfds: list[int] = []
-        self._pid = 0
-        self._paused: list[int] = []
-        self._ran_s = 0.0
-        self._verdict: str | None = None  # why this side killed
-        self._ending: Ending | None = None
-        self._ended = threading.Event()
-        self._tail = b""
-        self._written = 0
-        self._peak_kb = 0
-        self._cpu = 0.0
-        self._left = False
-        self.shuts = False
-        self._shut = threading.Event()
-        self._watchers, self._watched = watchers, False
-
-    def begin(self) -> bool:
-        """Waits until the candidate runs; False if the fork server died before, SandboxError if the set-up failed."""
-        self._control.settimeout(SETUP_S)
-        try:
-            message, self._pidfds, _, _ = socket.recv_fds(self._control, 1 << 16, 2, socket.MSG_CMSG_CLOEXEC)
-        except TimeoutError:
-            raise SandboxError(f"the sandbox was not set up after {SETUP_S:.0f} s") from None
-        except ConnectionResetError:
-            return False
-        if not message:
-            return False
-        answer = json.loads(message)
-        if "error" in answer:
-            raise SandboxError(f"the sandbox could not be set up: {answer['error']}")
-        self._control.settimeout(None)
-        self._cgroup = answer["cgroup"]
-        # The kernel translates the process id into this namespace.
-        with open(f"/proc/self/fdinfo/{self._pidfds[CANDIDATE]}") as info:
-            self._pid = next(int(line[4:]) for line in info if line.startswith("Pid:"))
-        self._watched = True
-        self._watchers.watch(self, time.monotonic() + self._limits.wall_s)
-        return True
-
-    def __enter__(self) -> Turn:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.close()
-
-    def cpu_seconds(self) -> float:
-        """CPU time of the candidate's process, all its threads, from its fork on; not that of its children."""
-        if self._pidfds:
-            # The clock's number as the kernel builds it: ~pid << 3 | 2 (all threads, the scheduler's count). If the
-            # turn is lost, so is the clock, and the last reading stays.
-            with contextlib.suppress(OSError):
-                self._cpu = time.clock_gettime(~self._pid << 3 | 2)
-        return self._cpu
-
-    def peak_mb(self) -> float:
-        """Largest resident memory so far, of the candidate's process or, at its end, of a child it waited for."""
-        if not self._peak_kb:
-            try:
-                with open(f"/proc/{self._pid}/status") as status:
-                    return next((int(line.split()[1]) for line in status if line.startswith("VmHWM")), 0) / 1024
-            except FileNotFoundError:
-                return 0.0
-        return self._peak_kb / 1024
-
-    def ending(self, timeout: float | None = 0) -> Ending | None:
-        """How it ended, waiting up to `timeout` seconds (None: as long as it takes); None while it runs."""
-        self._ended.wait(timeout)
-        return self._ending
-
-    def output(self) -> str:
-        """The last 8 KB of stdout and stderr, complete once it has ended."""
-        return self._tail.decode(errors="replace")
-
-    def shut(self) -> None:
-        """From its return on the candidate can look up no name: nothing opens, what it has open stays.
-
-        What two turns see of a file system remembers which names were asked for, there or not, and answers faster to
-        those; so a turn is shut before it is given what no later one may know. Without `shuts`, or on a machine without
-        the layer, nothing happens.
-        """
-        if not self.shuts or self._shut.is_set():
-            return
-        self._read_kb = self._from_disks_kb()
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._control.send(SHUT)
-        deadline = time.monotonic() + PAUSE_S
-        while not self._shut.wait(0.1) and not self._ended.is_set():
-            if time.monotonic() > deadline:
-                raise SandboxError(f"process {self._pid} could not be shut within {PAUSE_S:.0f} s")
-
-    def kill(self) -> None:
-        """Kills the candidate's process; its clock stays readable until the turn is left."""
-        self._signal(CANDIDATE)
-
-    def close(self) -> None:
-        """Kills and reaps the candidate and whatever it started, and frees everything; twice does no harm."""
-        self._left = True
-        may_have_read = False
-        if self._pidfds:
-            self.cpu_seconds()
-            self._signal(CANDIDATE)
-            if self._shut.is_set():  # the init's count, because an ordinary user may not read that of a dead process
-                self._ended.wait(REAP_S)
-                may_have_read = self._read_at_end is None or self._read_at_end - self._read_kb > READ_KB
-            self._control.shutdown(socket.SHUT_WR)  # the init's word to go
-            if self._scratch is None:
-                self._signal(INIT)  # and the pid namespace with it; without one, it must first end all descendants
-            poller = select.poll()
-            poller.register(self._pidfds[INIT], select.POLLIN)
-            if not poller.poll(REAP_S * 1000):
-                raise SandboxError(f"process {self._pid} was killed but is still there after {REAP_S:.0f} s")
-        if self._cgroup is not None:
-            self._remove_cgroup(self._cgroup)
-        if may_have_read:
-            self._forget()
-        if self._watched:
-            self._ended.wait()
-        for fd in [*self._pidfds, *([self._output] if self._output is not None else [])]:
-            os.close(fd)
-        self._pidfds, self._output = [], None
-        self.channel.close()
-        self._control.close()
-        if self._scratch is not None:
-            import shutil  # here, because only a run without isolation needs it
-
-            shutil.rmtree(self._scratch, ignore_errors=True)
-
-    def pause(self) -> None:
-        """Stops every process of the turn but its init; returns when none of them runs on a processor any more."""
-        deadline = time.monotonic() + PAUSE_S
-        while True:
-            found = self._processes()
-            self._paused = [pid for pid, _ in found]
-            running = [pid for pid, state in found if state not in "TtZXx"]
-            if not running:
-                self._ran_s = self._run_time()
-                return
-            for pid in running:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGSTOP)
-            if time.monotonic() > deadline:
-                raise SandboxError(f"process {self._pid} could not be stopped within {PAUSE_S:.0f} s")
-
-    def awake(self) -> bool:
-        """Whether something that `pause` stopped has run since: a timer of its own can wake a process."""
-        return self._run_time() - self._ran_s > AWAKE_S
-
-    def _run_time(self) -> float:
-        """CPU seconds so far of everything that is stopped."""
-        total = 0.0
-        for pid in self._paused:
-            with contextlib.suppress(OSError):
-                total += time.clock_gettime(~pid << 3 | 2)
-        return total
-
-    def resume(self) -> None:
-        """Lets go on what `pause` has stopped."""
-        for pid in self._paused:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-
-    def _from_disks_kb(self) -> float:
-        """What the candidate's process, which runs, has had read from disks; 0 where the kernel does not tell."""
-        try:
-            with open(f"/proc/{self._pid}/io") as counts:
-                return next((int(line.split()[1]) for line in counts if line.startswith("read_bytes")), 0) / 1024
-        except OSError:
-            return 0.0
-
-    def _processes(self) -> list[tuple[int, str]]:
-        """(process, state) of the candidate and, where it may have any, of everything else below the turn's init."""
-        pids = [self._pid]
-        if self._limits.children:
-            with open(f"/proc/self/fdinfo/{self._pidfds[INIT]}") as info:
-                pids = _below(next(int(line[4:]) for line in info if line.startswith("Pid:")))
-        found = []
-        for pid in pids:
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as stat:
-                found.append((pid, stat.read().rpartition(")")[2].split()[0]))
-        return found
-
-    def _remove_cgroup(self, path: str) -> None:
-        """Its processes are gone, but version 1 takes its time to notice. What stays the next server sweeps away."""
-        for _ in range(20):
-            try:
-                os.rmdir(path)
-            except FileNotFoundError:
-                break
-            except OSError:
-                time.sleep(0.001)
-            else:
-                break
-        self._cgroup = None
-
-    def _signal(self, which: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfds[which], signal.SIGKILL)
-
-    def watch(self, deadline: float) -> None:
-        """What a watcher does until the turn has ended."""
-        try:
-            self._watch(deadline)
-        finally:
-            self._ended.set()
-
-    def _watch(self, deadline: float) -> None:
-        poller = select.poll()
-        poller.register(self._control, select.POLLIN)
-        if self._output is not None:
-            os.set_blocking(self._output, False)
-            poller.register(self._output, select.POLLIN)
-        while True:
-            left = None if self._verdict else max(0.0, deadline - time.monotonic())
-            ready = poller.poll(None if left is None else left * 1000)
-            if not ready and left is not None and time.monotonic() >= deadline:
-                self._condemn("wall")
-            for fd, _ in ready:
-                if fd == self._output and not self._drain():
-                    poller.unregister(fd)
-            if any(fd == self._control.fileno() for fd, _ in ready):
-                try:
-                    message = self._control.recv(1 << 16)
-                except ConnectionResetError:
-                    message = b""
-                if message != SHUT:
-                    break
-                self._shut.set()
-        while self._output is not None and self._verdict != "output" and self._drain():
-            pass
-        ending = Ending("killed", signal.SIGKILL) if self._left else Ending("lost")
-        if message:
-            report = json.loads(message)
-            self._peak_kb, self._read_at_end = report["peak_kb"], report["read_kb"]
-            ending = Ending(report["how"], report["code"])
-        self._ending = Ending(self._verdict) if self._verdict else ending
-
-    def _drain(self) -> bool:
-        """Reads what is there, at most one pipe's worth; False when nothing is left to come or nothing is there."""
-        assert self._output is not None
-        try:
-            data = os.read(self._output, 1 << 16)
-        except BlockingIOError:
-            return False
-        self._written += len(data)
-        self._tail = (self._tail + data)[-TAIL:]
-        if self._written > self._limits.output_kb << 10:
-            self._condemn("output")
-        return bool(data)
-
-    def _condemn(self, verdict: str) -> None:
-        self._verdict = self._verdict or verdict
-        self._signal(CANDIDATE)
-
-
-def forget(trees: Sequence[str], libraries: Collection[str]) -> None:
-    """Throws every file of these trees out of the memory, so that which of its pages lie there tells nothing.
-
-    Libraries that every turn has mapped are loaded whole instead: nobody could throw them out. It takes seconds for a
-    whole system's files, and what is needed of them is read again.
-    """
-    for tree in dict.fromkeys(map(os.path.realpath, trees)):
-        for folder, _, names in os.walk(tree) if os.path.isdir(tree) else [(os.path.dirname(tree), [], [tree])]:
-            for path in (os.path.join(folder, name) for name in names):
-                if path not in libraries:
-                    _advise(path, os.POSIX_FADV_DONTNEED)
-    load_whole(libraries)
-
-
-def load_whole(files: Collection[str]) -> None:
-    """Has the kernel begin to read what of these files does not lie in memory."""
-    for path in files:
-        _advise(path, os.POSIX_FADV_WILLNEED, step=1 << 17)  # of one call the kernel does no more
-
-
-def _advise(path: str, advice: int, step: int = 0) -> None:
-    with contextlib.suppress(OSError):
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            for at in range(0, os.fstat(fd).st_size, step) if step else [0]:
-                os.posix_fadvise(fd, at, step, advice)
-        finally:
-            os.close(fd)
-
-
-class _Watcher(threading.Thread):
-    def __init__(self, after: Callable[[_Watcher], bool]) -> None:
-        super().__init__(daemon=True)
-        self.tasks: queue.SimpleQueue[tuple[Turn, float] | None] = queue.SimpleQueue()
-        self._after = after  # a turn; False where there will be no other
-        self.start()
-
-    def run(self) -> None:
-        while (task := self.tasks.get()) is not None:
-            task[0].watch(task[1])
-            del task
-            if not self._after(self):
-                return
-
-
-class _Watchers:
-    """Threads that watch a sandbox's turns, one after the other: starting one for each takes longer than its work."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._idle: list[_Watcher] = []
-        self._closed = False
-
-    def watch(self, turn: Turn, deadline: float) -> None:
-        with self._lock:
-            watcher = self._idle.pop() if self._idle else None
-        (watcher or _Watcher(self._rest)).tasks.put((turn, deadline))
-
-    def close(self) -> None:
-        """Ends the idle ones now and the others after their turn."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-        for watcher in idle:
-            watcher.tasks.put(None)
-            watcher.join()
-
-    def _rest(self, watcher: _Watcher) -> bool:
-        with self._lock:
-            if not self._closed:
-                self._idle.append(watcher)
-            return not self._closed
-
-
-def _below(pid: int) -> list[int]:
-    """Every process that descends from one; orphans of a turn are its init's children."""
-    found: list[int] = []
-    with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as children:
-                for child in map(int, children.read().split()):
-                    found += [child, *_below(child)]
-    return found

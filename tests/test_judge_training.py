@@ -34,7 +34,8 @@ from evo.judges.loss import (
 from evo.judges.training import PRELOAD, Settings, TrainingJudge
 from evo.judges.wire import HEADER, Closed, Foreign, Malformed, Peer, at_most, exactly, inspect_checkpoint
 from evo.outcome import Outcome, Status
-from evo.sandbox import Ending, Layer, Level, Limits, Sandbox, SandboxError
+from evo.sandbox import Layer, Level, Limits, Sandbox, SandboxError
+from evo.turn import Ending
 
 if importlib.util.find_spec("torch") is None:
     pytest.skip("training programs need torch", allow_module_level=True)

@@ -26,7 +26,7 @@ def test_a_killed_workers_program_directory_is_swept_and_no_other(
     assert process.stdout is not None
     theirs = Path(process.stdout.readline().strip())
     old = time.time() - YOUNG_S - 1
-    with on_disk({"a.py": "x = 1\n"}) as ours:
+    with on_disk({"a.py": "x = 1\n", "in/b.py": ""}) as ours:
         young = Path(tempfile.mkdtemp(prefix=PROGRAMS))
         other = tmp_path / "evo-other"
         other.mkdir()

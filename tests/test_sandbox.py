@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import select
 import shlex
 import shutil
 import signal
@@ -25,7 +26,8 @@ import pytest
 from conftest import opened_way
 
 import evo.sandbox
-from evo.sandbox import GUARANTEES, Ending, Level, Limits, NoIsolation, Sandbox, SandboxError, probe
+from evo.sandbox import GUARANTEES, Level, Limits, NoIsolation, Sandbox, SandboxError, probe
+from evo.turn import Ending
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LEVEL = probe()
@@ -531,6 +533,50 @@ def test_a_hang_is_killed_while_the_judge_waits_on_the_channel(sandbox: Sandbox,
         assert turn.channel.recv(1) == b""
         assert turn.ending(5) == Ending("wall")
     assert time.monotonic() - began < 30  # the 60 s that it would have slept
+
+
+ENDS = [
+    (DEAF, Ending("wall"), 0),
+    ("while True: print('x' * 1000)", Ending("output"), evo.sandbox.TAIL),
+    ("import os, sys; os.close(3); print('y' * 100_000); sys.exit(3)", Ending("exited", 3), evo.sandbox.TAIL),
+]
+
+
+@pytest.mark.parametrize(("code", "ending", "said"), ENDS)
+def test_a_judge_that_waits_through_a_turn_needs_no_thread_for_its_limits(
+    sandbox: Sandbox, place: Path, code: str, ending: Ending, said: int
+) -> None:
+    threads, limits = threading.active_count(), Limits(wall_s=0.5, output_kb=2000)
+    where = {"program": place / "program", "guest": place / "guest"}
+    with sandbox.start(written(place, code), **where, limits=limits, attended=True) as turn:
+        while not turn.wait(select.POLLIN, 5):
+            pass
+        assert turn.channel.recv(1) == b""
+        assert turn.ending(5) == ending
+        assert len(turn.output()) == said and threading.active_count() == threads
+        assert turn.wait(select.POLLIN, 0) and turn.ending() == ending  # asking again costs nothing
+
+
+def test_a_judge_that_waits_through_a_turn_can_shut_it(sandbox: Sandbox, place: Path) -> None:
+    code = """
+        import os, socket
+        channel = socket.socket(fileno=3)
+        channel.send(b"x")
+        channel.recv(1)
+        try:
+            os.stat("/nowhere")
+        except OSError as error:
+            channel.send(type(error).__name__.encode())
+    """
+    where = {"program": place / "program", "guest": place / "guest"}
+    script = written(place, code)
+    with sandbox.start(script, **where, limits=Limits(wall_s=10), shuts=True, attended=True) as turn:
+        while not turn.wait(select.POLLIN, 5):
+            pass
+        assert turn.channel.recv(1) == b"x"
+        turn.shut()
+        turn.channel.send(b"y")
+        assert turn.channel.recv(100) == b"PermissionError"
 
 
 @guards("clock")

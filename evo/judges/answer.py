@@ -71,6 +71,9 @@ class AnswerJudge:
         self._verifier = self.root / self.settings.verify
         if not self._verifier.is_file():
             raise UserMistake(f"{self._verifier}: expected a file with verify(answer), found none; write it")
+        s = self.settings
+        self._solving = dataclasses.replace(self.limits, wall_s=min(s.seconds, self.limits.wall_s))
+        self._verifying = dataclasses.replace(self.limits, wall_s=s.verify_s)
 
     def judge(self, program: Path, *, stage: str, seed: int) -> Outcome:
         """An answer does not depend on chance that the judge holds, so neither stage nor seed plays a part."""
@@ -99,8 +102,7 @@ class AnswerJudge:
         """Nothing is held between evaluations; the sandbox belongs to whoever made it."""
 
     def _answer(self, program: Path, measures: dict[str, float]) -> Frame:
-        s = self.settings
-        limits = dataclasses.replace(self.limits, wall_s=min(s.seconds, self.limits.wall_s))
+        s, limits = self.settings, self._solving
         size = at_most(int(s.answer_kb * 1024))
         began = time.monotonic()
         with self._start("answer.py", program, s.entry, limits, shuts=not limits.children) as turn:
@@ -112,7 +114,7 @@ class AnswerJudge:
                     turn.shut()  # what is found after this cannot be carried to the next evaluation
 
             try:
-                return Peer(turn.channel).receive({b"J": size, b"N": size}, look)
+                return Peer(turn.channel, turn.wait).receive({b"J": size, b"N": size}, look)
             except Late:
                 raise Verdict(Status.TIMEOUT, f"no answer within {limits.wall_s:g} s{last_output(turn)}") from None
             except Closed:
@@ -123,12 +125,11 @@ class AnswerJudge:
                 measures.update(seconds=time.monotonic() - began, cpu_s=turn.cpu_seconds())
 
     def _verified(self, answer: Frame) -> tuple[float, dict[str, float]]:
-        name = self.settings.verify
-        limits = dataclasses.replace(self.limits, wall_s=self.settings.verify_s)
+        name, limits = self.settings.verify, self._verifying
         with self._start("verify.py", self._verifier.parent, self._verifier.name, limits) as turn:
             watch = Watch(turn, limits)
             try:
-                peer = Peer(turn.channel)
+                peer = Peer(turn.channel, turn.wait)
                 peer.send(answer.kind, watch, bytes(answer.payload))
                 reply = peer.receive({b"V": at_most(REPLY)}, watch)
             except Late:
@@ -143,9 +144,14 @@ class AnswerJudge:
         return _read(bytes(reply.payload), name)
 
     def _start(self, guest: str, program: Path, argument: str, limits: Limits, *, shuts: bool = False) -> Turn:
-        script, arguments = GUESTS / guest, (argument,)
         return self.sandbox.start(
-            script, program=program, guest=GUESTS, arguments=arguments, limits=limits, shuts=shuts
+            GUESTS / guest,
+            program=program,
+            guest=GUESTS,
+            arguments=(argument,),
+            limits=limits,
+            shuts=shuts,
+            attended=True,
         )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from evo.judges.wire import Closed
 from evo.outcome import Status, tail
-from evo.sandbox import Ending, Limits, Turn
+from evo.turn import Ending, Limits, Turn
 
 OUTPUT_LIMIT = 2000  # characters of a candidate's last output that reach a detail
 SETTLING_S = 1.0  # between the end of a channel and the end of its process, on a busy machine

@@ -20,12 +20,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from safetensors import SafetensorError, deserialize
 
 HEADER = struct.Struct("<cQ")
 TICK = 0.05  # seconds between two looks at the clocks while nothing arrives
 CHUNK = 1 << 20
+AHEAD = 1 << 12  # bytes that are asked for together with a header
 
 CHECKPOINT_HEADER = 1 << 18  # bytes of JSON; some thousand tensors
 CHECKPOINT_TENSORS = 4096
@@ -56,78 +58,79 @@ class Frame:
 
 class Peer:
     """The judge's end of one channel. `watch` is called at least every `TICK` seconds of waiting or transfer and raises
-    to give up; so a sender of one byte a second, or one that never reads, costs no more than a silent one."""
+    to give up; so a sender of one byte a second, or one that never reads, costs no more than a silent one. `wait` says
+    whether the channel is ready for events of `poll` within so many seconds; it may see to other things meanwhile."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, wait: Callable[[int, float], bool] | None = None) -> None:
         self._channel = channel
-        channel.settimeout(TICK)
+        self._wait = wait or self._ready
+        self._poller = select.poll()
+        self._ahead = bytearray()  # what came together with an earlier frame
+        self._looked = 0.0  # when `watch` was called last
+        channel.setblocking(False)
 
     def receive(self, sizes: Mapping[bytes, range], watch: Callable[[], None]) -> Frame:
         """One frame of a kind in `sizes` whose length lies in that kind's range."""
-        header = bytearray(HEADER.size)
-        self._fill(memoryview(header), watch)
-        kind, length = HEADER.unpack(header)
+        self._looked = time.monotonic()
+        while len(self._ahead) < HEADER.size:
+            more = bytearray(AHEAD)
+            got = self._some(memoryview(more), watch)
+            self._ahead += more[:got]
+        kind, length = HEADER.unpack_from(self._ahead)
         if kind not in sizes:
             raise Foreign(f"expected a message of type {_names(sizes)}, found {bytes(kind)!r}")
         if length not in sizes[kind]:
             raise Foreign(f"message {kind.decode()}: expected {_span(sizes[kind])} bytes, found {length}")
+        come = min(len(self._ahead) - HEADER.size, length)
         payload = bytearray(length)
-        self._fill(memoryview(payload), watch)
+        payload[:come] = self._ahead[HEADER.size : HEADER.size + come]
+        del self._ahead[: HEADER.size + come]
+        with memoryview(payload) as room:
+            while come < length:
+                come += self._some(room[come : come + CHUNK], watch)
         return Frame(kind, payload)
 
     def expect_silence(self) -> None:
         """Raises `Foreign` if something has arrived that was not asked for yet; consumes nothing."""
-        poller = select.poll()
-        poller.register(self._channel, select.POLLIN)
-        if poller.poll(0) and self._channel.recv(1, socket.MSG_PEEK):
+        if self._ahead or (self._ready(select.POLLIN, 0) and self._channel.recv(1, socket.MSG_PEEK)):
             raise Foreign("expected nothing before the data opens, found a message")
 
     def send(self, kind: bytes, watch: Callable[[], None], payload: bytes = b"", fd: int | None = None) -> None:
+        self._looked = time.monotonic()
         header = HEADER.pack(kind, len(payload))
-        while fd is not None:
-            try:
-                sent = socket.send_fds(self._channel, [header], [fd])
-            except TimeoutError:
-                watch()
-            except OSError as error:
-                raise Closed from error
-            else:
-                header, fd = header[sent:], None
-        self._drain(memoryview(header + payload), watch)
-
-    def _fill(self, room: memoryview, watch: Callable[[], None]) -> None:
-        looked = time.monotonic()
-        while room:
-            try:
-                got = self._channel.recv_into(room[:CHUNK])
-            except TimeoutError:
-                got = -1
-            except OSError as error:
-                raise Closed from error
-            if got == 0:
-                raise Closed
-            room = room[max(got, 0) :]
-            looked = _look(looked, got < 0, watch)
-
-    def _drain(self, data: memoryview, watch: Callable[[], None]) -> None:
-        looked = time.monotonic()
+        if fd is not None:
+            sent = self._when(select.POLLOUT, watch, partial(socket.send_fds, self._channel, [header], [fd]))
+            header = header[sent:]
+        data = memoryview(header + payload)
         while data:
-            try:
-                sent = self._channel.send(data[:CHUNK])
-            except TimeoutError:
-                sent = 0
-            except OSError as error:
-                raise Closed from error
-            data = data[sent:]
-            looked = _look(looked, sent == 0, watch)
+            data = data[self._when(select.POLLOUT, watch, partial(self._channel.send, data[:CHUNK])) :]
 
+    def _some(self, room: memoryview, watch: Callable[[], None]) -> int:
+        """Receives at least one byte into `room`; gives how many."""
+        got = self._when(select.POLLIN, watch, partial(self._channel.recv_into, room))
+        if got == 0:
+            raise Closed
+        return got
 
-def _look(looked: float, idle: bool, watch: Callable[[], None]) -> float:
-    now = time.monotonic()
-    if not idle and now - looked < TICK:
-        return looked
-    watch()
-    return now
+    def _when(self, events: int, watch: Callable[[], None], action: Callable[[], int]) -> int:
+        """Does what the channel must be ready for, and looks at the clocks now and then."""
+        while True:
+            ready = self._wait(events, TICK)
+            now = time.monotonic()
+            if not ready or now - self._looked >= TICK:
+                watch()
+                self._looked = now
+            if ready:
+                try:
+                    return action()
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    raise Closed from error
+
+    def _ready(self, events: int, timeout: float) -> bool:
+        self._poller.register(self._channel, events)
+        return bool(self._poller.poll(1000 * timeout))
 
 
 def _names(kinds: Mapping[bytes, range]) -> str:
