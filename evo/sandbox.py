@@ -29,7 +29,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from evo.pages import load_whole
+from evo.pagecache import load_whole
 from evo.turn import REAP_S, TAIL, Limits, SandboxError, Turn, Watched, Watchers
 
 FORKSERVER = Path(__file__).with_name("forkserver.py")

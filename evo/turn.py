@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evo.pages import forget
+from evo.pagecache import forget
 
 TAIL = 8192  # bytes of output kept
 SETUP_S = 60.0

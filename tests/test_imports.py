@@ -12,7 +12,7 @@ import pytest
 EVO = Path(__file__).resolve().parent.parent / "evo"
 LEVELS = [
     {"outcome", "chance", "genome", "benchmark", "syntax", "events", "rundir", "stats", "hostlock", "forkserver",
-     "problem", "sol", "chart", "page", "pages", "turn"},
+     "problem", "sol", "chart", "page", "pagecache", "turn"},
     {"archive", "audit", "journal", "claims", "sandbox", "novelty", "library", "select", "certify", "llm", "edits",
      "cards", "chronicle", "recording", "ledger", "carry"},
     {"operators", "judges", "prompts"},
@@ -24,7 +24,7 @@ LEVELS = [
 WITHIN = {
     ("genome", "outcome"), ("events", "genome"), ("events", "outcome"), ("rundir", "benchmark"), ("syntax", "genome"),
     ("run", "inspect"), ("run", "recertify"), ("run", "suite"), ("recertify", "inspect"), ("recertify", "run"),
-    ("recertify", "record"), ("record", "recertify"), ("select", "archive"), ("turn", "pages"),
+    ("recertify", "record"), ("record", "recertify"), ("select", "archive"), ("turn", "pagecache"),
     ("operators", "prompts"), ("problem", "benchmark"), ("sol", "benchmark"), ("recording", "llm"), ("ledger", "llm"),
     ("chronicle", "cards"), ("page", "benchmark"), ("story", "inspect"), ("comparison", "story"), ("report", "inspect"),
     ("report", "story"),
