@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORPUS := .data/django-5.2.19-py3-none-any.whl
 
-.PHONY: run test test-gpu test-models test-slurm env check clean
+.PHONY: run test test-gpu test-models test-slurm test-cgroup env check clean
 
 run: env
 	$(BIN)/python -m evo.run --benchmark speedrun
@@ -18,6 +18,11 @@ test-gpu: env
 # As root, where Slurm and munge are installed: a controller and a node of one's own for the test.
 test-slurm: env
 	EVO_SLURM=1 $(BIN)/python -m pytest -m slurm -rs tests/test_slurm.py
+
+# On a Linux of its own, emulated (about twelve minutes): needs qemu-system-x86 and busybox-static, else it says so.
+test-cgroup: env
+	EVO_CGROUP=1 $(BIN)/python scripts/boot_linux.py --skip \
+	    $(BIN)/python -m pytest -p no:cacheprovider -m cgroup -rs tests/test_cgroup.py
 
 # A real server with a small local model; its first build takes about ten minutes and stays in .data.
 test-models: env .data/llama/.ready

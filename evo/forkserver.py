@@ -605,6 +605,8 @@ def cgroup_place(server: int) -> tuple[str, str]:
         except (OSError, SetupError) as error:
             said = error.strerror if isinstance(error, OSError) else error
             reason = f"none can be made in {place}: {said}"
+            if os.strerror(errno.EACCES) in str(said) and name == "memory.max":
+                reason += "; started by systemd-run --user --scope -p Delegate=yes, an ordinary user has one"
     raise SetupError(reason)
 
 
