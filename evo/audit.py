@@ -24,8 +24,11 @@ from evo.outcome import Outcome
 MODULES = frozenset({"multiprocessing", "ptrace", "socket", "subprocess"})
 NAMES = frozenset({"get_objects", "_getframe", "settrace", "fork", "setsid"})
 TEXTS = ("/proc/", "LD_PRELOAD", "sitecustomize", ".pth\0")  # a text is compared with a zero at its end
-PACKED_LITERAL = 2048  # characters; shorter literals are settings, names and messages
-PACKED_BITS = 5.5  # entropy a character: base64 of random bytes has 5.99; torch's 631 long literals have at most 5.15
+PACKED_TEXT = (
+    2048  # characters of a file, in literals of at least PACKED_PIECE: of 9,171 files of libraries four have them
+)
+PACKED_PIECE = 256
+PACKED_BITS = 5.5  # entropy a character: base64 of random bytes has 5.69 and more in such a piece, prose 4.5
 
 
 def screen(program: Tree, base: Tree, bounds: Audit) -> str:
@@ -94,14 +97,17 @@ def _flags_of(text: str) -> frozenset[str]:
     if len(_seen) > syntax.REMEMBERED:
         _seen.clear()
     found: set[str] = set()
+    packed = 0
     for statement in syntax.statements(text):
         if (own := _seen.get(statement.key)) is None:
-            own = _seen[statement.key] = frozenset(_found(statement.node))
-        found |= own
-    return frozenset(found)
+            own = _seen[statement.key] = frozenset(_found(statement.node)), _packed_text(statement.node)
+        found |= own[0]
+        packed += own[1]
+    return frozenset(found | {f"{PACKED_TEXT} characters and more of packed text"} if packed >= PACKED_TEXT else found)
 
 
-_seen: dict[tuple[str, int, int], frozenset[str]] = {}  # by statement, which programs of a search share
+# by statement, which programs of a search share
+_seen: dict[tuple[str, int, int], tuple[frozenset[str], int]] = {}
 
 
 def _found(statement: ast.stmt) -> Iterator[str]:
@@ -116,11 +122,13 @@ def _found(statement: ast.stmt) -> Iterator[str]:
                 yield from {name} & NAMES
             case ast.Constant(value=str(value)):
                 yield from (f"'{word.rstrip(chr(0))}'" for word in TEXTS if word in value + "\0")
-                if len(value) >= PACKED_LITERAL and _bits(value) > PACKED_BITS:
-                    yield f"a packed text of {len(value)} characters"
-            case ast.Constant(value=bytes(data)):
-                if len(data) >= PACKED_LITERAL and _bits(data.decode("latin-1")) > PACKED_BITS:
-                    yield f"packed bytes, {len(data)} of them"
+
+
+def _packed_text(statement: ast.stmt) -> int:
+    """Characters in literals of a statement that look like compressed or encrypted data, however short each is."""
+    texts = (node.value for node in ast.walk(statement) if isinstance(node, ast.Constant))
+    found = (text.decode("latin-1") if isinstance(text, bytes) else text for text in texts)
+    return sum(len(t) for t in found if isinstance(t, str) and len(t) >= PACKED_PIECE and _bits(t) > PACKED_BITS)
 
 
 def _bits(text: str) -> float:

@@ -16,11 +16,13 @@ from evo import benchmark as benchmarks
 from evo.benchmark import Audit, UserMistake
 from evo.chance import Chance
 from evo.events import Marked, Proposed, Quarantined, Rejected, Task
-from evo.genome import Genome, patch_between
+from evo.genome import Genome, build, patch_between
 from evo.operators import Draft, Scene
 from evo.outcome import Outcome
+from evo.recording import Recording
 
 NOISE = random.Random(0).randbytes(40_000)
+PIECES = [base64.b64encode(NOISE[at : at + 192]).decode() for at in range(0, 39_936, 192)]
 
 
 def suspected(toy, bounds, score=4.0, program=None, **measures):
@@ -79,8 +81,9 @@ def test_what_is_refused_is_never_judged(toy):
         ("from os import fork", "fork"),
         ("open('/proc/self/mem')", "'/proc/'"),
         ("NAME = 'evil.pth'", "'.pth'"),
-        (f"DATA = {base64.b64encode(NOISE[:3000]).decode()!r}", "a packed text of 4000 characters"),
-        (f"DATA = {NOISE[:3000]!r}", "packed bytes, 3000 of them"),
+        (f"DATA = {base64.b64encode(NOISE[:3000]).decode()!r}", "2048 characters and more of packed text"),
+        (f"DATA = {NOISE[:3000]!r}", "2048 characters and more of packed text"),
+        ("\n".join(f"D{i} = {PIECES[i]!r}" for i in range(8)), "2048 characters and more of packed text"),
     ],
 )
 def test_flags_lead_to_quarantine_unless_the_base_has_them(toy, code, flag):
@@ -93,7 +96,7 @@ def test_flags_lead_to_quarantine_unless_the_base_has_them(toy, code, flag):
 def test_long_prose_and_long_settings_are_no_packed_text(toy):
     prose = audit.__doc__ * 8
     program = {"solve.py": f'NOTE = """{prose}"""\n' + toy.base["solve.py"]}
-    assert len(prose) > audit.PACKED_LITERAL and suspected(toy, Audit(), program=program) == ""
+    assert len(prose) > audit.PACKED_TEXT and suspected(toy, Audit(), program=program) == ""
 
 
 def test_each_bound_has_its_effect(toy):
@@ -186,6 +189,21 @@ def test_the_shipped_bounds_hold_what_their_readmes_say():
             speedrun.base, speedrun.base, Outcome.passed(score), speedrun.objective, 6.5, {}, bounds
         )
         assert bool(found) == held
+
+
+def test_weights_that_were_trained_elsewhere_are_not_brought_along():
+    """22 KB of them, a bit or two each, gained 0.9 (a log-ratio) through the judge: how often a token occurs tells its
+    number. What was tried within 5 KB gained nothing; a genome of 16 patches has 2.5."""
+    speedrun = benchmarks.load("speedrun")
+    recording = Recording(speedrun.root / "recorded" / "inbox-seed-11.jsonl")
+    honest = [build(recording.genome(name), speedrun.base) for name in recording._names]
+    train = speedrun.base["train.py"]
+    carried = {**speedrun.base, "train.py": "\n".join(f"P{i} = {PIECES[i]!r}" for i in range(27)) + "\n" + train}
+    for profile in ("cpu", "smoke"):
+        bounds = speedrun.profile(profile).audit
+        assert "at most 5 are allowed" in audit.screen(carried, speedrun.base, bounds)
+        assert not any(audit.screen(program, speedrun.base, bounds) for program in honest)
+    assert audit.flags(carried) - audit.flags(speedrun.base) and len(honest) > 100
 
 
 def test_no_technique_of_the_library_is_refused_or_flagged():

@@ -101,7 +101,7 @@ def rules(benchmark: Benchmark, profile: Profile) -> tuple[str, ...]:
         names = ", ".join(sorted(audit.MODULES | audit.NAMES))
         found.append(
             f"Set aside until a person has looked, unless the base has it too: {names}, paths into /proc, literals of "
-            f"{audit.PACKED_LITERAL} packed characters or more."
+            f"{audit.PACKED_TEXT} packed characters or more."
         )
     return tuple(found)
 
