@@ -135,6 +135,10 @@ class RunDir:
             ) from error
 
     def settings(self) -> RunSettings:
+        """Raises UserMistake where there is no run, or one that leads elsewhere: what it no longer needs is deleted."""
+        for place in (self.events, self.claims, self.logs, self.tickets, self.best, self.best / "program", self.base):
+            if place.is_symlink():
+                raise UserMistake(f"{place}: expected a folder of the run, found a link; who made this run? Remove it")
         try:
             table = tomllib.loads(self.settings_file.read_text())
         except (FileNotFoundError, NotADirectoryError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -354,6 +355,21 @@ def test_what_a_stranger_wrote_moves_no_cursor(toy, run_of, capsys):
     assert inspect.main([str(path), "events"]) == 0
     told = capsys.readouterr().out
     assert "\x1b" not in told and "\u202e" not in told and told.count("\\u001b[2Kall is well\\u202e") == 2
+
+
+@pytest.mark.parametrize("name", ["claims", "best/program"])
+def test_a_run_whose_folders_lead_elsewhere_is_refused(toy, run_of, tmp_path, capsys, name):
+    """Old claims and the program of an earlier champion are deleted: in somebody else's run they could be any files."""
+    path, precious = run_of(toy).path, tmp_path / "precious"
+    precious.mkdir()
+    (precious / "libc.so.6").write_text("kept")
+    os.utime(precious / "libc.so.6", (0, 0))
+    (path / name).parent.mkdir(exist_ok=True)
+    if (path / name).exists():
+        (path / name).rmdir()
+    (path / name).symlink_to(precious)
+    assert run.main(["--certify", str(path)]) == 2 and inspect.main([str(path)]) == 2
+    assert "found a link" in capsys.readouterr().err and list(precious.iterdir())
 
 
 def test_an_interrupted_certification_says_so(toy, run_of, monkeypatch, capsys):
