@@ -74,6 +74,8 @@ class Archive:
 
     def posterior(self, name: str) -> float:
         """The expected gain in typical gains; the base is 0 by definition, an unknown parent counts as the base."""
+        if (known := self._posteriors.get(name)) is not None:
+            return known
         if name == self.base or name not in self._members:
             return 0.0
         if name not in self._posteriors:

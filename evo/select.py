@@ -20,8 +20,11 @@ def parent(archive: Archive, chance: Chance, novelty: float, without: Collection
         return chance.pick("which stone", stones)
     if not front:
         return None
-    best = max(archive.posterior(name) for name in front)
-    weights = [math.exp(archive.posterior(name) - best) / (1 + archive.offspring(name)) for name in front]
+    values = [archive.posterior(name) for name in front]
+    best = max(values)
+    weights = [
+        math.exp(value - best) / (1 + archive.offspring(name)) for name, value in zip(front, values, strict=True)
+    ]
     return chance.pick("parent", front, weights)
 
 

@@ -313,8 +313,9 @@ def category(before: Tree, after: Tree, regions: Mapping[str, Sequence[str]]) ->
             lines_new += range(hunk.start + shift + 1, hunk.start + shift + len(hunk.after) + 1)
             shift += len(hunk.after) - len(hunk.before)
         was, now = Counter(_leaves(old, lines_old)), Counter(_leaves(new, lines_new))
-        for (identifier, scopes), count in ((was - now) + (now - was) or was + now).items():
-            if chosen := matcher[identifier] or matcher.first(scopes):
+        differs = {leaf: abs(now[leaf] - was[leaf]) for leaf in was.keys() | now.keys()}
+        for (identifier, scopes), count in (differs if any(differs.values()) else was + now).items():
+            if count and (chosen := matcher[identifier] or matcher.first(scopes)):
                 votes[chosen] += count
     order = [*regions, *(key for key in own if key not in regions)]
     return min(votes, key=lambda c: (-votes[c], order.index(c))) if votes else OTHER

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from deap import base as deap_base
 
@@ -67,6 +68,7 @@ def mix_of(control: str | None, writes: bool = False) -> Mapping[str, float]:
     return {**written_by_model, **{name: share for name, share in mix.items() if name != "transplant"}}
 
 
+@lru_cache
 def toolbox(control: str | None) -> deap_base.Toolbox:
     """DEAP's registry: what a step of the search calls by name, so that a control replaces one entry."""
     box = deap_base.Toolbox()
@@ -136,8 +138,7 @@ def propose(
 
     Where a model `writes`, it is also asked for crossovers that meet in the same lines, and for bundles.
     """
-    order = _ordered(scene.chance, mix)
-    for operator in order:
+    for operator in _ordered(scene.chance, mix):
         without: tuple[str, ...] = ()
         if writes and (first := box.select(scene.archive, scene.chance, scene.novelty, without)) is not None:
             mate = crossover.conflict(scene, first) if operator == "crossover" else None
@@ -240,10 +241,9 @@ def settle(scene: Scene, benchmark: Benchmark, operator: str, draft: Draft) -> P
 
 def admitted(genome: Genome, benchmark: Benchmark, build: Callable[[Genome], Tree], bounds: Audit) -> Tree:
     """A genome's program, whoever brought its patches; PatchError with the reason where it is refused unjudged."""
-    for patch in genome.patches:
-        for path in parse_diff(patch.diff):
-            if not benchmark.is_editable(path):
-                raise PatchError(f"{path} may not be changed; editable are {', '.join(benchmark.editable)}")
+    for path in dict.fromkeys(path for patch in genome.patches for path in parse_diff(patch.diff)):
+        if not benchmark.is_editable(path):
+            raise PatchError(f"{path} may not be changed; editable are {', '.join(benchmark.editable)}")
     program = build(genome)
     try:
         for path, text in program.items():
@@ -256,15 +256,13 @@ def admitted(genome: Genome, benchmark: Benchmark, build: Callable[[Genome], Tre
     return program
 
 
-def _ordered(chance: Chance, mix: Mapping[str, float]) -> list[str]:
+def _ordered(chance: Chance, mix: Mapping[str, float]) -> Iterator[str]:
     """All operators, the first drawn by its share and then the next from the rest."""
-    left = dict(mix)
-    order: list[str] = []
+    left = dict(sorted(mix.items()))
     while left:
-        name = chance.pick(("operator", len(order)), sorted(left), [left[key] for key in sorted(left)])
-        order.append(name)
+        name = chance.pick(("operator", len(mix) - len(left)), list(left), list(left.values()))
         del left[name]
-    return order
+        yield name
 
 
 __all__ = [

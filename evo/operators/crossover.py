@@ -20,7 +20,7 @@ def propose(scene: Scene, parent: str) -> Draft | None:
             child = union(own, other)
             if not scene.tried.has_set([p.name for p in child.patches]) and fits(scene, child):
                 return Draft((parent, mate), child)
-        scene.tried.spend(("cross", *sorted((parent, mate))))
+        scene.tried.spend(_move("cross", parent, mate))
     return None
 
 
@@ -29,20 +29,27 @@ def conflict(scene: Scene, parent: str) -> str | None:
     mate = next(_mates(scene, parent, "joined"), None)
     if mate is None or fits(scene, union(scene.genome(parent), scene.genome(mate))):
         return None
-    scene.tried.spend(("joined", *sorted((parent, mate))))
+    scene.tried.spend(_move("joined", parent, mate))
     return mate
 
 
 def _mates(scene: Scene, parent: str, move: str) -> Iterator[str]:
     """Members of the front that were not crossed with the parent in this way, drawn by their posterior."""
+    archive, spent = scene.archive, scene.tried.spent
     others = [
         name
-        for name in scene.archive.front()
-        if name not in (parent, scene.archive.base) and (move, *sorted((parent, name))) not in scene.tried.spent
+        for name in archive.front()
+        if name not in (parent, archive.base) and _move(move, parent, name) not in spent
     ]
-    best = max((scene.archive.posterior(name) for name in others), default=0.0)
+    values = [archive.posterior(name) for name in others]
+    best = max(values, default=0.0)
+    weights = [math.exp(value - best) for value in values]
     while others:
-        weights = [math.exp(scene.archive.posterior(name) - best) for name in others]
         mate = scene.chance.pick(("mate", len(others)), others, weights)
-        others.remove(mate)
+        at = others.index(mate)
+        del others[at], weights[at]
         yield mate
+
+
+def _move(move: str, one: str, other: str) -> tuple[str, str, str]:
+    return (move, one, other) if one < other else (move, other, one)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from evo import syntax
 from evo.genome import Genome, Patch, PatchError, Tree, diff_trees, hunks_between, patch_between
@@ -15,8 +15,7 @@ from evo.operators.scene import Draft, Scene
 STEPS = (0.5, 0.7, 1.4, 2.0)
 
 
-@dataclass(frozen=True)
-class Constant:
+class Constant(NamedTuple):
     """A number in a source file: its line (1-based), the columns it takes there, and its value."""
 
     path: str
@@ -48,7 +47,9 @@ def constants(text: str, path: str) -> Sequence[Constant]:
     for statement in syntax.statements(text):
         if (own := _numbers.get(statement.key)) is None:
             own = _numbers[statement.key] = _in_statement(statement)
-        found += [replace(c, path=path, line=c.line + statement.first) for c in own]
+        found += [
+            Constant(path, line + statement.first, start, end, value, name) for _, line, start, end, value, name in own
+        ]
     return tuple(sorted(found, key=lambda c: (c.line, c.start)))
 
 
