@@ -6,8 +6,9 @@ import dataclasses
 import json
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 from evo.genome import Patch
@@ -260,26 +261,35 @@ class Entry:
         return self.writer, self.line
 
 
+ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+@cache
+def _fields(kind: str) -> Sequence[tuple[str, bool]]:
+    """Names of an event's fields, and whether each may be left out."""
+    fields, missing = dataclasses.fields(KINDS[kind]), dataclasses.MISSING
+    return [(f.name, f.default is not missing or f.default_factory is not missing) for f in fields]
+
+
 def dump(event: Event, at: float) -> str:
     """One JSON line without its newline; its last key is the checksum of the line without that key.
 
     Halves of surrogate pairs, which no file can hold, become question marks.
     """
     found: dict[str, Any] = {"at": round(at, 3), "event": event.kind}
-    for f in dataclasses.fields(event):
-        value = getattr(event, f.name)
+    for name, optional in _fields(event.kind):
+        value = getattr(event, name)
         if isinstance(value, Outcome):
             value = value.to_dict()
         elif isinstance(value, Task):
             value = [value.genome, value.stage, value.k]
-        elif f.name == "new":
+        elif name == "new":
             value = [patch.to_dict() for patch in value]
-        elif f.name == "calls":
+        elif name == "calls":
             value = [dataclasses.astuple(call) for call in value]
-        optional = f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
         if not optional or value not in ("", (), [], {}, 0.0):
-            found[f.name] = value
-    line = json.dumps(found, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+            found[name] = value
+    line = ENCODER.encode(found)
     return with_checksum(line.encode("utf-8", "replace").decode())
 
 
@@ -307,9 +317,9 @@ def load(line: str, *, checked: bool = False) -> tuple[float, Event]:
     verify(line, checked=checked)
     try:
         found = json.loads(line)
-        at, cls = float(found.pop("at")), KINDS[found.pop("event")]
-        names = {f.name for f in dataclasses.fields(cls)}
-        return at, cls(**{key: _revived(key, value) for key, value in found.items() if key in names})
+        at, kind = float(found.pop("at")), found.pop("event")
+        names = {name for name, _ in _fields(kind)}
+        return at, KINDS[kind](**{key: _revived(key, value) for key, value in found.items() if key in names})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"not an event: {line[:80]!r} ({error})") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 SPENT = 10_000  # moves; the front's dozen genomes have some hundred
 
@@ -16,6 +16,8 @@ class Tried:
         self._identities = {identity: "the base"}
         self._seedless = {seedless: "the base"}
         self.spent: set[tuple[object, ...]] = set()  # moves that operators found to lead to something tried
+        self._pairs: dict[tuple[str, str], set[str]] = {}  # by move and genome: those it was joined with in vain
+        self._joined = 0
 
     def add(self, genome: str, patches: Sequence[str], identity: str, seedless: str) -> None:
         self._sets.setdefault(_set_name(patches), genome)
@@ -31,6 +33,19 @@ class Tried:
         if len(self.spent) >= SPENT:
             self.spent.clear()
         self.spent.add(move)
+
+    def spend_pair(self, move: str, one: str, other: str) -> None:
+        """Remembers that joining two genomes by a move leads nowhere new; forgets as `spend` does."""
+        if self._joined >= SPENT:
+            self._pairs.clear()
+            self._joined = 0
+        self._joined += 1
+        for own, mate in ((one, other), (other, one)):
+            self._pairs.setdefault((move, own), set()).add(mate)
+
+    def spent_with(self, move: str, genome: str) -> Collection[str]:
+        """The genomes that one was joined with in vain."""
+        return self._pairs.get((move, genome), ())
 
     def has_set(self, patches: Sequence[str]) -> bool:
         return _set_name(patches) in self._sets

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Iterator
 
 from evo.archive import Archive
 from evo.chance import Chance
@@ -11,21 +11,28 @@ from evo.chance import Chance
 STEPPING_STONE = 0.1  # share of parents from cells outside the front, times the run's novelty
 
 
-def parent(archive: Archive, chance: Chance, novelty: float, without: Collection[str] = ()) -> str | None:
-    """One genome: from the front by exp(posterior - best) / (1 + offspring), now and then an elite from elsewhere."""
+def parents(archive: Archive, chance: Chance, novelty: float) -> Iterator[str]:
+    """Genomes to build on, each drawn from what is left.
+
+    From the front by exp(posterior - best) / (1 + offspring), now and then an elite from elsewhere.
+    """
     front = archive.front()
-    stones = [name for name in archive.elites().values() if name not in front and name not in without]
-    front = [name for name in front if name not in without]
-    if stones and (not front or chance.uniform("stone") < STEPPING_STONE * novelty):
-        return chance.pick("which stone", stones)
-    if not front:
-        return None
+    stones = [name for name in archive.elites().values() if name not in front]
     values = [archive.posterior(name) for name in front]
-    best = max(values)
-    weights = [
-        math.exp(value - best) / (1 + archive.offspring(name)) for name, value in zip(front, values, strict=True)
-    ]
-    return chance.pick("parent", front, weights)
+    while front or stones:
+        if stones and (not front or chance.uniform("stone") < STEPPING_STONE * novelty):
+            stone = chance.pick("which stone", stones)
+            stones.remove(stone)
+            yield stone
+        else:
+            best = max(values)
+            weights = [
+                math.exp(value - best) / (1 + archive.offspring(name))
+                for name, value in zip(front, values, strict=True)
+            ]
+            at = front.index(chance.pick("parent", front, weights))
+            del values[at]
+            yield front.pop(at)
 
 
 def finalists(archive: Archive, count: int) -> list[str]:

@@ -71,13 +71,10 @@ def _file_identity(text: str, is_python: bool, ignore_seeds: bool) -> str:
     return text if module is None else _normal_form(module, text, ignore_seeds)
 
 
-@lru_cache(maxsize=64)
 def parsed(text: str) -> ast.Module | None:
     """The syntax tree, to be read only; None for a text that does not parse."""
-    try:
-        return ast.parse(text)
-    except (SyntaxError, ValueError):
-        return None
+    found = _read(text)
+    return found[0] if found is not None else None
 
 
 def check(text: str, path: str) -> None:
@@ -120,20 +117,68 @@ class Statement:
     key: tuple[str, int, int]
 
 
-@lru_cache(maxsize=64)
 def statements(text: str) -> Sequence[Statement]:
     """The statements of a module, in order; none where it does not parse."""
-    module = parsed(text)
-    if module is None:
-        return ()
+    found = _read(text)
+    return found[1] if found is not None else ()
+
+
+@lru_cache(maxsize=64)
+def _read(text: str) -> tuple[ast.Module, Sequence[Statement]] | None:
     lines = text.split("\n")
-    found = []
-    for node in module.body:
-        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
-        last = node.end_lineno or node.lineno
-        key = ("\n".join(lines[first - 1 : last]), node.col_offset, node.end_col_offset or 0)
-        found.append(Statement(first, last, node, key))
-    return found
+    found = _spliced(lines)
+    if found is None:
+        try:
+            module = ast.parse(text)
+        except (SyntaxError, ValueError):
+            return None
+        found = [_statement(node, lines) for node in module.body]
+    else:
+        module = ast.Module([statement.node for statement in found], [])
+    if "\r" not in text:  # which ends a line of Python and none of these
+        if len(_last_read) >= LENGTHS:
+            _last_read.clear()
+        _last_read[len(lines)] = lines, found
+    return module, found
+
+
+def _statement(node: ast.stmt, lines: Sequence[str]) -> Statement:
+    first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
+    last = node.end_lineno or node.lineno
+    return Statement(first, last, node, ("\n".join(lines[first - 1 : last]), node.col_offset, node.end_col_offset or 0))
+
+
+LENGTHS = 8
+_last_read: dict[int, tuple[Sequence[str], Sequence[Statement]]] = {}  # by number of lines
+
+
+def _spliced(lines: Sequence[str]) -> list[Statement] | None:
+    """The statements of a text that differs from the last one of its length in whole statements of a line each.
+
+    Only those are parsed, alone; None where that is not all that differs. A program of a search mostly differs so from
+    another one, and parsing all of it would take longer than what else is read from it.
+    """
+    before, known = _last_read.get(len(lines), ((), ()))
+    changed = {n + 1 for n, line in enumerate(before) if line != lines[n]}
+    if not before or any("__future__" in lines[n - 1] or "\r" in lines[n - 1] for n in changed):
+        return None
+    found: list[Statement] = []
+    for at, statement in enumerate(known):
+        if changed.isdisjoint(range(statement.first, statement.last + 1)):
+            found.append(statement)
+            continue
+        line = statement.first
+        alone = (not at or known[at - 1].last < line) and (at + 1 == len(known) or known[at + 1].first > line)
+        text = lines[line - 1]
+        if statement.last != line or not alone or statement.node.col_offset or not text[:1].isidentifier():
+            return None
+        try:
+            (node,) = ast.parse(text).body
+        except (SyntaxError, ValueError):
+            return None
+        found.append(_statement(ast.increment_lineno(node, line - 1), lines))
+        changed.remove(line)
+    return None if changed else found
 
 
 REMEMBERED = 1024  # statements

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
 import random
 import subprocess
 
 import pytest
 
+import evo.genome
 from evo.genome import (
     Genome,
+    Hunk,
     Patch,
     PatchError,
     apply_diff,
     build,
     diff_trees,
+    hunks_between,
     invert,
     merge_texts,
+    parse_diff,
     patch_between,
     union,
 )
@@ -153,3 +158,37 @@ def test_patches_merged_at_once_give_what_merging_them_one_by_one_gives(seed):
         one_by_one = merged
         chance.shuffle(patches)
         assert build(Genome("base", tuple(patches)), base) == one_by_one
+
+
+def by_difflib(before: str, after: str) -> list[Hunk]:
+    a, b = before.splitlines(keepends=True), after.splitlines(keepends=True)
+    found = []
+    for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        if tag == "replace" and i2 - i1 == j2 - j1:
+            found += [Hunk(i1 + n, (a[i1 + n],), (b[j1 + n],)) for n in range(i2 - i1)]
+        elif tag != "equal":
+            found.append(Hunk(i1, tuple(a[i1:i2]), tuple(b[j1:j2])))
+    return found
+
+
+def test_the_quick_ways_of_comparing_find_what_difflib_finds(monkeypatch):
+    chance, plain = random.Random(0), 0
+    for _ in range(600):
+        lines = [chance.choice("abcdefgh") + "\n" for _ in range(chance.randrange(1, 12))]
+        other = list(lines)
+        for _ in range(chance.randrange(1, 4)):
+            other[chance.randrange(len(other))] = chance.choice("abcxyz") + "\n"
+        before, after = "".join(lines), "".join(other)
+        assert list(hunks_between(before, after)) == by_difflib(before, after)
+        diff = diff_trees({"d/a.py": before}, {"d/a.py": after})
+        told = list(difflib.unified_diff(lines, other, "a/d/a.py", "b/d/a.py"))
+        assert diff.removeprefix("diff --git a/d/a.py b/d/a.py\n") == "".join(told)
+        if diff:
+            quick = parse_diff(diff)["d/a.py"]
+            plain += evo.genome._read_one_line(diff) is not None
+            with monkeypatch.context() as patch:
+                patch.setattr(evo.genome, "_read_one_line", lambda diff: None)
+                parse_diff.cache_clear()
+                slow = parse_diff(diff)["d/a.py"]
+            assert vars(quick) == vars(slow)
+    assert plain > 100

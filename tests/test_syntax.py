@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import random
+
 import pytest
 
+from evo import syntax
 from evo.syntax import OTHER, Footprint, category, check, footprint, identity
 
 SOURCE = '''\
@@ -100,3 +104,35 @@ def test_a_file_that_does_not_parse_still_has_a_cell():
     assert footprint(BASE, broken) is Footprint.LOCAL
     assert isinstance(category(BASE, broken, REGIONS), str)
     assert identity(broken) != identity(BASE)
+
+
+TEXTS = [
+    SOURCE,
+    "a = 1\nb = (\n    2); c = 3\nif a:\n    d = 4\nelse:\n    d = 5\n\n@e\ndef f():\n    return a\n\\\ng = 6\n# h\n",
+    'x = """\ny = 1\n"""\nz = 2; w = 3\nclass C: pass\ntry: u = 1\nfinally: v = 2\n',
+]
+LINES = [
+    "a = 7", "b = é", "  c = 1", "", "# a", "d = 1; e = 2", "if a: b", "else: b", "f = (", "g = 1 \\", ")", "@h", '"""',
+    "from __future__ import annotations", "def i(): return 1", "j = 1\r", "\x0ck = 1", "l = '\x00'", "class M:",
+    "return 3", "n += 1", "print(n)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_text_read_from_its_likeness_to_another_is_what_it_is_alone(seed):
+    chance, spliced, sound = random.Random(seed), 0, SOURCE
+    for _ in range(500):
+        lines = (chance.choice(TEXTS) if chance.random() < 0.3 else sound).split("\n")
+        for _ in range(chance.randrange(1, 3)):
+            lines[chance.randrange(len(lines))] = chance.choice(LINES[-3:] if chance.random() < 0.6 else LINES)
+        text = "\n".join(lines)
+        spliced += syntax._spliced(lines) is not None
+        try:
+            alone = ast.dump(ast.parse(text), include_attributes=True)
+            sound = text
+        except (SyntaxError, ValueError):
+            alone = None
+        found = syntax.parsed(text)
+        assert (ast.dump(found, include_attributes=True) if found else None) == alone, text
+        syntax._read.cache_clear()
+    assert spliced > 20, spliced

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -79,30 +80,28 @@ def toolbox(control: str | None) -> deap_base.Toolbox:
     return box
 
 
-def _front(archive: Archive, chance: Chance, novelty: float, without: tuple[str, ...]) -> str | None:
-    return select.parent(archive, chance, novelty, without)
+def _base(archive: Archive, chance: Chance, novelty: float) -> Iterator[str]:
+    yield archive.base
 
 
-def _base(archive: Archive, chance: Chance, novelty: float, without: tuple[str, ...]) -> str | None:
-    return None if archive.base in without else archive.base
+def _best(archive: Archive, chance: Chance, novelty: float) -> Iterator[str]:
+    yield from archive.front()
 
 
-def _best(archive: Archive, chance: Chance, novelty: float, without: tuple[str, ...]) -> str | None:
-    return next((name for name in archive.front() if name not in without), None)
+def _latest(archive: Archive, chance: Chance, novelty: float) -> Iterator[str]:
+    yield from reversed([m.name for m in archive.members() if (m.scores or m.name == archive.base) and not m.barred])
 
 
-def _latest(archive: Archive, chance: Chance, novelty: float, without: tuple[str, ...]) -> str | None:
-    names = [m.name for m in archive.members() if (m.scores or m.name == archive.base) and not m.barred]
-    return next((name for name in reversed(names) if name not in without), None)
+def _uniform(archive: Archive, chance: Chance, novelty: float) -> Iterator[str]:
+    names = [archive.base, *archive.elites().values()]
+    while names:
+        name = chance.pick("parent", names)
+        names.remove(name)
+        yield name
 
 
-def _uniform(archive: Archive, chance: Chance, novelty: float, without: tuple[str, ...]) -> str | None:
-    names = [name for name in [archive.base, *archive.elites().values()] if name not in without]
-    return chance.pick("parent", names) if names else None
-
-
-PARENTS: Mapping[str, Callable[..., str | None]] = {
-    "front": _front,
+PARENTS: Mapping[str, Callable[[Archive, Chance, float], Iterator[str]]] = {
+    "front": select.parents,
     "base": _base,
     "best": _best,
     "latest": _latest,
@@ -139,8 +138,9 @@ def propose(
     Where a model `writes`, it is also asked for crossovers that meet in the same lines, and for bundles.
     """
     for operator in _ordered(scene.chance, mix):
-        without: tuple[str, ...] = ()
-        if writes and (first := box.select(scene.archive, scene.chance, scene.novelty, without)) is not None:
+        parents: Iterator[str] = box.select(scene.archive, scene.chance, scene.novelty)
+        if writes and (first := next(parents, None)) is not None:
+            parents = itertools.chain([first], parents)
             mate = crossover.conflict(scene, first) if operator == "crossover" else None
             if mate is not None:
                 return write(scene, benchmark, operator, first, mate)
@@ -150,11 +150,10 @@ def propose(
             continue
         if operator in ("transplant", "bundle") and not scene.library:
             continue
-        while (parent := box.select(scene.archive, scene.chance, scene.novelty, without)) is not None:
+        for parent in parents:
             draft = getattr(box, operator)(scene, parent)
             if draft is not None:
                 return settle(scene, benchmark, operator, draft)
-            without = (*without, parent)
     return Rejected(scene.chance.thread, scene.chance.number, "none", (), "nothing left to propose")
 
 

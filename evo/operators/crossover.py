@@ -20,7 +20,7 @@ def propose(scene: Scene, parent: str) -> Draft | None:
             child = union(own, other)
             if not scene.tried.has_set([p.name for p in child.patches]) and fits(scene, child):
                 return Draft((parent, mate), child)
-        scene.tried.spend(_move("cross", parent, mate))
+        scene.tried.spend_pair("cross", parent, mate)
     return None
 
 
@@ -29,18 +29,14 @@ def conflict(scene: Scene, parent: str) -> str | None:
     mate = next(_mates(scene, parent, "joined"), None)
     if mate is None or fits(scene, union(scene.genome(parent), scene.genome(mate))):
         return None
-    scene.tried.spend(_move("joined", parent, mate))
+    scene.tried.spend_pair("joined", parent, mate)
     return mate
 
 
 def _mates(scene: Scene, parent: str, move: str) -> Iterator[str]:
     """Members of the front that were not crossed with the parent in this way, drawn by their posterior."""
-    archive, spent = scene.archive, scene.tried.spent
-    others = [
-        name
-        for name in archive.front()
-        if name not in (parent, archive.base) and _move(move, parent, name) not in spent
-    ]
+    archive, spent = scene.archive, scene.tried.spent_with(move, parent)
+    others = [name for name in archive.front() if name not in spent and name not in (parent, archive.base)]
     values = [archive.posterior(name) for name in others]
     best = max(values, default=0.0)
     weights = [math.exp(value - best) for value in values]
@@ -49,7 +45,3 @@ def _mates(scene: Scene, parent: str, move: str) -> Iterator[str]:
         at = others.index(mate)
         del others[at], weights[at]
         yield mate
-
-
-def _move(move: str, one: str, other: str) -> tuple[str, str, str]:
-    return (move, one, other) if one < other else (move, other, one)

@@ -145,7 +145,7 @@ def _child(own: Genome, scene: Scene, program: Tree, wanted: Tree, constant: Con
     before, after = (tree[constant.path].split("\n")[constant.line - 1] for tree in (program, wanted))
     try:
         for patch in reversed(own.patches):
-            if f"+{before}" not in patch.diff.split("\n") or any(patch.name in other.needs for other in own.patches):
+            if f"\n+{before}\n" not in patch.diff or any(patch.name in other.needs for other in own.patches):
                 continue
             ground = Genome(own.base, tuple(other for other in own.patches if other.name in patch.needs))
             diff = _one_line(scene, ground, ground.with_patch(patch), constant.path, before, after)
