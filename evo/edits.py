@@ -7,18 +7,18 @@ import difflib
 import itertools
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from evo.genome import PatchError, Tree
 
-SEARCH = re.compile(
-    r"^[ \t]*<{5,9} ?SEARCH[^\n]*\n(?P<old>.*?)^[ \t]*={5,9}[^\n]*\n(?P<new>.*?)^[ \t]*>{5,9} ?REPLACE", re.M | re.S
-)
-FENCE = re.compile(r"^```[\w+-]*[ \t]*(?P<path>[\w./-]+\.\w+)?[^\n]*\n(?P<body>.*?)^```[ \t]*$", re.M | re.S)
+# One pattern for a whole block would take hours for an answer that opens a thousand and closes none.
+OPENING, DIVIDER = re.compile(r"^[ \t]*<{5,9} ?SEARCH", re.M), re.compile(r"^[ \t]*={5,9}", re.M)
+CLOSING = re.compile(r"^[ \t]*>{5,9} ?REPLACE", re.M)
+FENCE = re.compile(r"^```[\w+-]*[ \t]*(?P<path>[\w./-]+\.\w+)?[^\n]*\n", re.M)
+FENCE_END = re.compile(r"^```[ \t]*$", re.M)
 HUNK = re.compile(r"^@@[^\n]*\n(?P<body>(?:[ +\-\\].*\n?|\n)*)", re.M)
 PATH = re.compile(r"(?:^|[\s`*#(\[])(?P<path>[\w-]+(?:/[\w.-]+)*\.\w+)")
-OPENING, CLOSING = re.compile(r"^[ \t]*<{5,9} ?SEARCH", re.M), re.compile(r"^[ \t]*>{5,9} ?REPLACE", re.M)
 HYPOTHESIS = re.compile(
     r"^(?:\d+\.)?[^\w\n]*hypothesis(?:[^\w\n]*\d+)?[^\w\n]*[:=][^\w\n]*(?P<text>\w.*)$", re.I | re.M
 )
@@ -27,6 +27,7 @@ CATEGORY = re.compile(r"^\W*category\W*[:=]\W*(?P<text>\w+)", re.I | re.M)
 
 HYPOTHESIS_LIMIT = 300  # characters
 LOOKED_AT = 8  # places that are compared closely with what was not found
+COMPARED = 600  # characters of it: of 200 lines the comparison would take a minute
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def changes(text: str) -> list[str]:
     text = text.replace("\r\n", "\n")
     starts = [match.start() for match in HYPOTHESIS.finditer(text)]
     parts = [text[start:end] for start, end in itertools.pairwise([*starts, len(text)])]
-    whole = all(OPENING.search(part) or HUNK.search(part) or FENCE.search(part) for part in parts)
+    whole = all(OPENING.search(part) or HUNK.search(part) or next(_fences(part), None) for part in parts)
     return parts if len(parts) > 1 and whole else [text]
 
 
@@ -103,13 +104,33 @@ def _search_replace(text: str, program: Tree) -> list[_Edit]:
     edits = []
     position = 0
     path = ""
-    for match in SEARCH.finditer(text):
-        path = _path_before(text[position : match.start()], program) or path or _only(program, match["old"])
-        edits.append(_Edit(path, match["old"], match["new"]))
-        position = match.end()
+    while opening := OPENING.search(text, position):
+        begin = _after_line(text, opening.end())
+        if not (divider := DIVIDER.search(text, begin)):
+            break
+        middle = _after_line(text, divider.end())
+        if not (closing := CLOSING.search(text, middle)):
+            break
+        old, new = text[begin : divider.start()], text[middle : closing.start()]
+        path = _path_before(text[position : opening.start()], program) or path or _only(program, old)
+        edits.append(_Edit(path, old, new))
+        position = closing.end()
     if len(OPENING.findall(text)) != len(edits) or len(CLOSING.findall(text)) != len(edits):
         raise PatchError("a SEARCH/REPLACE block is not whole: each needs SEARCH, ======= and REPLACE lines")
     return edits
+
+
+def _after_line(text: str, position: int) -> int:
+    end = text.find("\n", position)
+    return len(text) if end < 0 else end + 1
+
+
+def _fences(text: str) -> Iterator[tuple[int, int, str, str]]:
+    """Begin and end of each fence, the path on its first line, and what is in it."""
+    position = 0
+    while (first := FENCE.search(text, position)) and (last := FENCE_END.search(text, first.end())):
+        yield first.start(), last.end(), first["path"] or "", text[first.end() : last.start()]
+        position = last.end()
 
 
 def _unified(text: str) -> list[_Edit]:
@@ -133,21 +154,21 @@ def _whole(text: str, program: Tree) -> list[_Edit]:
     """Fences after the name of a file: the whole file, or functions and classes of it."""
     edits: list[_Edit] = []
     position = 0
-    for match in FENCE.finditer(text):
-        path = match["path"] or _path_before(text[position : match.start()], program)
-        path = path or _defining(match["body"], program)
-        parts = _definitions(match["body"], program.get(path, ""))
+    for begin, end, named, body in _fences(text):
+        path = named or _path_before(text[position:begin], program)
+        path = path or _defining(body, program)
+        parts = _definitions(body, program.get(path, ""))
         if parts is not None:
             edits += [_Edit(path, old, new) for old, new in parts]
         elif path:
-            lines, before = match["body"].count("\n"), program.get(path, "").count("\n")
+            lines, before = body.count("\n"), program.get(path, "").count("\n")
             if 2 * lines < before:  # an excerpt that is shown for orientation would replace everything
                 raise PatchError(
                     f"{path}: a fence of {lines} lines after its name would replace its {before} lines; write a "
                     "SEARCH/REPLACE block, or whole functions"
                 )
-            edits.append(_Edit(path, "", match["body"], whole=True))
-        position = match.end()
+            edits.append(_Edit(path, "", body, whole=True))
+        position = end
     return edits
 
 
@@ -308,10 +329,11 @@ def _shifted(line: str, by: int) -> str:
 def _nearest(edit: _Edit, old: list[str], lines: list[str]) -> str:
     """What an editor would say: where the nearest match is, and which line differs."""
     size = len(old)
-    matcher = difflib.SequenceMatcher(None, "", edit.old, autojunk=False)
+    wanted = "\n".join(old)[:COMPARED]
+    matcher = difflib.SequenceMatcher(None, "", wanted, autojunk=False)
 
     def alike(at: int, measure: Callable[[], float]) -> float:
-        matcher.set_seq1("\n".join(lines[at : at + size]))
+        matcher.set_seq1("\n".join(lines[at : at + size])[: len(wanted)])
         return measure()
 
     # the true ratio of every place of a long file would take minutes

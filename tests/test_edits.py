@@ -285,3 +285,19 @@ def test_a_long_hypothesis_ends_between_words():
     assert len(found) <= edits.HYPOTHESIS_LIMIT and found.endswith("…") and long.startswith(found[:-1])
     assert long[len(found) - 1] == " "
     assert edits.hypotheses(f"Hypothesis: {'字' * 900}") == ("字" * (edits.HYPOTHESIS_LIMIT - 1) + "…",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<<<<<<< SEARCH\na\n=======\nb\n" * 2500,
+        "```python\nx = 1\n" * 4000,
+        "a.py\n<<<<<<< SEARCH\n" + "    x = x + 1\n" * 3000 + "=======\ny\n>>>>>>> REPLACE\n",
+        "category" + "\n*" * 20_000,
+    ],
+    ids=["opens and never closes", "fences without end", "many lines that are nowhere", "no category"],
+)
+def test_an_answer_that_repeats_itself_is_refused_at_once(text):
+    """As small models' answers do; with one pattern for a whole block the first of these took hours."""
+    with pytest.raises(PatchError):
+        edits.read(text, {"a.py": "    x = x + 2\n" * 200}, lambda path: True)
