@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from evo.benchmark import SHIPPED, UserMistake, load, settings
+from evo.judges import answer as answers
 from evo.judges import open_judge
 from evo.judges.answer import GUESTS, PRELOAD, AnswerJudge, Settings
 from evo.outcome import Outcome, Status
@@ -92,8 +93,9 @@ def test_a_benchmarks_judge_is_opened_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not any(w.name == "names" and w.holds for w in probe().layers), reason="names can be noted here")
-def test_what_is_found_late_is_not_noted_for_the_next_evaluation(bench: Bench) -> None:
-    """A fifth of the time may go into what a later run could find again by timing names; what comes then is lost."""
+def test_what_is_found_late_is_not_noted_for_the_next_evaluation(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share of the time may go into what a later run could find again by timing names; what comes then is lost."""
+    monkeypatch.setattr(answers, "OPEN_SHARE", 0.05)  # a busy machine gives a fifth of CPU time too late
     solve = """
 import os, time
 def solve():
