@@ -27,7 +27,7 @@ CATEGORY = re.compile(r"^\W*category\W*[:=]\W*(?P<text>\w+)", re.I | re.M)
 
 HYPOTHESIS_LIMIT = 300  # characters
 LOOKED_AT = 8  # places that are compared closely with what was not found
-COMPARED = 600  # characters of it: of 200 lines the comparison would take a minute
+COMPARED = 300  # characters of it: of 200 lines the comparison would take a minute
 
 
 @dataclass(frozen=True)

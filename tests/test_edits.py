@@ -300,4 +300,4 @@ def test_a_long_hypothesis_ends_between_words():
 def test_an_answer_that_repeats_itself_is_refused_at_once(text):
     """As small models' answers do; with one pattern for a whole block the first of these took hours."""
     with pytest.raises(PatchError):
-        edits.read(text, {"a.py": "    x = x + 2\n" * 200}, lambda path: True)
+        edits.read(text, {"a.py": "    x = x + 2\n" * 40}, lambda path: True)
