@@ -19,7 +19,7 @@ test-gpu: env
 test-slurm: env
 	EVO_SLURM=1 $(BIN)/python -m pytest -m slurm -rs tests/test_slurm.py
 
-# On a Linux of its own, emulated (about twelve minutes): needs qemu-system-x86 and busybox-static, else it says so.
+# On a Linux of its own, emulated (about a quarter of an hour): needs qemu-system-x86 and busybox-static, else it says so.
 test-cgroup: env
 	EVO_CGROUP=1 $(BIN)/python scripts/boot_linux.py --skip \
 	    $(BIN)/python -m pytest -p no:cacheprovider -m cgroup -rs tests/test_cgroup.py
