@@ -191,7 +191,7 @@ def _definitions(body: str, text: str) -> list[tuple[str, str]] | None:
     body = textwrap.dedent(body)
     try:
         wanted, have = ast.parse(body), ast.parse(text)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     given = [node for node in wanted.body if isinstance(node, kinds)]

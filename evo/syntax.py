@@ -28,6 +28,7 @@ DTYPE_WORDS = (
     "bf16",
     "fp16",
 )
+TOO_DEEP = (RecursionError, MemoryError)  # what the parser raises for ten thousand calls or minus signs in a row
 JIT = re.compile(r"\bjit\b")
 # PEP 263. Under another encoding the interpreter reads another program than the one that is looked at here.
 COOKIE = re.compile(r"[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
@@ -86,7 +87,10 @@ def check(text: str, path: str) -> None:
         if (cookie := COOKIE.match(line)) and cookie[1].lower().replace("_", "-") not in ("utf-8", "utf8"):
             raise ValueError(f"{path}: expected UTF-8, found the encoding {cookie[1]}; remove that line")
     if parsed(text) is None or "__future__" in text:  # whose place in the file counts
-        compile(text, path, "exec", dont_inherit=True)
+        try:
+            compile(text, path, "exec", dont_inherit=True)
+        except TOO_DEEP:
+            raise ValueError(f"{path}: an expression is nested too deep for the parser") from None
         return
     if len(_compiled) > REMEMBERED:
         _compiled.clear()
@@ -130,7 +134,7 @@ def _read(text: str) -> tuple[ast.Module, Sequence[Statement]] | None:
     if found is None:
         try:
             module = ast.parse(text)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, *TOO_DEEP):
             return None
         found = [_statement(node, lines) for node in module.body]
     else:
@@ -174,7 +178,7 @@ def _spliced(lines: Sequence[str]) -> list[Statement] | None:
             return None
         try:
             (node,) = ast.parse(text).body
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, *TOO_DEEP):
             return None
         found.append(_statement(ast.increment_lineno(node, line - 1), lines))
         changed.remove(line)

@@ -136,3 +136,12 @@ def test_a_text_read_from_its_likeness_to_another_is_what_it_is_alone(seed):
         assert (ast.dump(found, include_attributes=True) if found else None) == alone, text
         syntax._read.cache_clear()
     assert spliced > 20, spliced
+
+
+@pytest.mark.parametrize(
+    "text", ["x = " + "-" * 20_000 + "1\n", "x = f" + "()" * 20_000 + "\n", "x = " + "(" * 500 + "\n"]
+)
+def test_a_text_too_deep_for_the_parser_does_not_parse(text):
+    with pytest.raises((SyntaxError, ValueError)):
+        check(text, "model.py")
+    assert identity({"model.py": text})
