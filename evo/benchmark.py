@@ -359,7 +359,8 @@ def read_tree(folder: Path) -> dict[str, str]:
 def write_tree(tree: Mapping[str, str], folder: Path) -> None:
     """Writes a program; files and folders are readable by the sandbox's user."""
     root = os.fspath(folder)
-    os.makedirs(root, exist_ok=True)
+    if not os.path.isdir(root):
+        os.makedirs(root, exist_ok=True)
     os.chmod(root, 0o755)
     for path, text in tree.items():
         name = f"{root}/{path}"

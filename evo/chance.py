@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
+@lru_cache(maxsize=256, typed=True)  # a proposal draws again and again by the same label
 def number(*parts: object) -> int:
     """A 63-bit number that only the parts decide."""
     text = "\x1f".join(map(str, parts)).encode()

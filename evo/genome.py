@@ -91,9 +91,12 @@ class Genome:
         object.__setattr__(self, "name", hashlib.sha256(text.encode()).hexdigest()[:12])
         have: set[str] = set()
         for patch in self.patches:
-            if missing := [need for need in patch.needs if need not in have]:
+            if patch.needs and (missing := [need for need in patch.needs if need not in have]):
                 raise PatchError(f"patch {patch.name} needs {', '.join(missing)}, which must come before it")
             have.add(patch.name)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
     def __contains__(self, patch: str) -> bool:
         return patch in self.names
@@ -446,6 +449,10 @@ def _clash(texts: Tree, one: Patch, other: Patch) -> bool:
     first, second = parse_diff(one.diff), parse_diff(other.diff)
     for path in first.keys() & second.keys():
         sides = first[path], second[path]
+        if all(len(side.hunks) == 1 and not side.creates and not side.deletes for side in sides):
+            (one_hunk,), (other_hunk,) = sides[0].hunks, sides[1].hunks
+            if one_hunk.end < other_hunk.start or other_hunk.end < one_hunk.start:
+                continue  # the usual case
         if path not in texts or any(side.creates or side.deletes for side in sides):
             return False
         try:
@@ -457,18 +464,20 @@ def _clash(texts: Tree, one: Patch, other: Patch) -> bool:
 
 def build(genome: Genome, base: Tree) -> dict[str, str]:
     """The program of a genome: its patches merged into the base."""
-    return dict(_built(tuple(sorted(base.items())), genome.patches))
+    return dict(_built(tuple(sorted(base.items())), genome))
 
 
 @lru_cache(maxsize=128)
-def _built(base: tuple[tuple[str, str], ...], patches: tuple[Patch, ...]) -> Tree:
+def _built(base: tuple[tuple[str, str], ...], genome: Genome) -> Tree:
+    patches = genome.patches
     # patches that need no other are merged at once, from their own hunks: one by one, each would be compared with
     # everything before it, and a genome of thirty patches would cost thirty comparisons of whole files
     free = [patch for patch in patches if not patch.needs]
     result = _side_by_side(dict(base), free)
     for patch in patches:
         if patch.needs:
-            ancestor = _built(base, tuple(other for other in patches if other.name in patch.needs))
+            needed = tuple(other for other in patches if other.name in patch.needs)
+            ancestor = _built(base, Genome(genome.base, needed))
             result = merge_trees(ancestor, result, apply_diff(patch.diff, ancestor))
     _require_a_disk(result)
     return result

@@ -308,6 +308,7 @@ class State:
         self.proposals, self._open, self._rejected = {}, {}, 0
         self._tasks_of: dict[str, list[Task]] = {}
         self.base_scores = self._base_scores()
+        self.base_mean = self._base_mean()
         for task in self.outcomes:
             self._tasks_of.setdefault(task.genome, []).append(task)
         for slot in sorted(self.slots):
@@ -483,8 +484,7 @@ class State:
         found = self.outcomes.get(task)
         return found[1].outcome if found else None
 
-    @property
-    def base_mean(self) -> float | None:
+    def _base_mean(self) -> float | None:
         """The frozen mean of the first base runs; geometric where gains are ratios, so that they average to 0."""
         scores = self.base_scores
         if len(scores) < self.settings.base_runs:
@@ -612,13 +612,13 @@ class State:
 
         `ahead`: what is judged needs compiling first, so that it pays to propose before the base's score is known.
         """
-        if failure := self.base_failure():
-            yield Done(failure)
-            return
-        for k in range(self.settings.base_runs):
-            if (task := Task(self.base.name, "base", k)) not in self.outcomes:
-                yield Judge(task)
         if self.base_mean is None:
+            if failure := self.base_failure():
+                yield Done(failure)
+                return
+            for k in range(self.settings.base_runs):
+                if (task := Task(self.base.name, "base", k)) not in self.outcomes:
+                    yield Judge(task)
             if ahead:
                 yield from self._ahead_of_base()
             return

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import bisect
 import hashlib
+import itertools
+import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -331,11 +333,12 @@ NUMBER = re.compile(r"(?<![\w.])(?:- ?)?\d[\w.]*(?:(?<=[eE])[+-]?\d+)?")
 
 def _only_numbers_differ(before: str, after: str) -> bool:
     # on the changed lines alone: blanking numbers in two syntax trees took a third of all syntax work
-    for hunk in hunks_between(before, after):
-        old, new = ("".join(lines) for lines in (hunk.before, hunk.after))
-        if NUMBER.sub("0", old) != NUMBER.sub("0", new):
-            return False
-    return True
+    return all(_blanked(hunk.before) == _blanked(hunk.after) for hunk in hunks_between(before, after))
+
+
+@lru_cache(maxsize=512)
+def _blanked(lines: Sequence[str]) -> str:
+    return NUMBER.sub("0", "".join(lines))
 
 
 # --- category ------------------------------------------------------------------------------------------------------
@@ -354,20 +357,67 @@ def category(before: Tree, after: Tree, regions: Mapping[str, Sequence[str]]) ->
     votes: Counter[str] = Counter()
     for path in changed_paths(before, after):
         old, new = before.get(path, ""), after.get(path, "")
-        shift = 0
-        lines_old: list[int] = []
-        lines_new: list[int] = []
-        for hunk in hunks_between(old, new):
-            lines_old += range(hunk.start + 1, hunk.end + 1)
-            lines_new += range(hunk.start + shift + 1, hunk.start + shift + len(hunk.after) + 1)
-            shift += len(hunk.after) - len(hunk.before)
-        was, now = Counter(_leaves(old, lines_old)), Counter(_leaves(new, lines_new))
-        differs = {leaf: abs(now[leaf] - was[leaf]) for leaf in was.keys() | now.keys()}
-        for (identifier, scopes), count in (differs if any(differs.values()) else was + now).items():
+        for (identifier, scopes), count in _differing(old, new).items():
             if count and (chosen := matcher[identifier] or matcher.first(scopes)):
-                votes[chosen] += count
+                votes[chosen] += abs(count)
     order = [*regions, *(key for key in own if key not in regions)]
     return min(votes, key=lambda c: (-votes[c], order.index(c))) if votes else OTHER
+
+
+def _differing(old: str, new: str) -> Mapping[Leaf, int]:
+    """How often each leaf came (or went, below 0); if none did on the whole, how often it stands in what changed."""
+    shift = 0
+    found: dict[Leaf, int] = {}
+    lines_old: list[int] = []  # those that are no statement of their own, and all of them
+    lines_new: list[int] = []
+    all_old: list[int] = []
+    all_new: list[int] = []
+    own_old, own_new = _own_lines(old), _own_lines(new)
+    for hunk in hunks_between(old, new):
+        before = range(hunk.start + 1, hunk.end + 1)
+        after = range(hunk.start + shift + 1, hunk.start + shift + len(hunk.after) + 1)
+        shift += len(hunk.after) - len(hunk.before)
+        all_old += before
+        all_new += after
+        if len(before) == len(after) == 1 and before[0] in own_old and after[0] in own_new:
+            # such pairs come up in one program after the other: the lines of patches that their genomes share
+            if len(_pairs) > REMEMBERED:
+                _pairs.clear()
+            pair = hunk.before[0], hunk.after[0]
+            if (known := _pairs.get(pair)) is None:
+                known = _pairs[pair] = _difference(_leaves(old, before), _leaves(new, after))
+            for leaf, count in known:
+                found[leaf] = found.get(leaf, 0) + count
+        else:
+            lines_old += before
+            lines_new += after
+    for leaf, count in _difference(_leaves(old, lines_old), _leaves(new, lines_new)):
+        found[leaf] = found.get(leaf, 0) + count
+    if any(found.values()):
+        return found
+    return Counter(itertools.chain(_leaves(old, all_old), _leaves(new, all_new)))
+
+
+_pairs: dict[tuple[str, str], Sequence[tuple[Leaf, int]]] = {}
+
+
+def _difference(was: Iterable[Leaf], now: Iterable[Leaf]) -> Sequence[tuple[Leaf, int]]:
+    counts = Counter(now)
+    counts.subtract(was)
+    return [(leaf, count) for leaf, count in counts.items() if count]
+
+
+@lru_cache(maxsize=64)
+def _own_lines(text: str) -> frozenset[int]:
+    """Lines (1-based) that hold one whole statement of the module and nothing else."""
+    found = statements(text)
+    ends = [0, *(statement.last for statement in found)]
+    begins = [*(statement.first for statement in found[1:]), math.inf]
+    return frozenset(
+        statement.first
+        for statement, end, begin in zip(found, ends, begins)
+        if end < statement.first == statement.last < begin
+    )
 
 
 def _leaves(text: str, lines: Sequence[int]) -> Iterator[Leaf]:

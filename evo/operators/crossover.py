@@ -15,7 +15,7 @@ def propose(scene: Scene, parent: str) -> Draft | None:
     own = scene.genome(parent)
     for mate in _mates(scene, parent, "cross"):
         other = scene.genome(mate)
-        new = [patch for patch in other.patches if patch.name not in own]
+        new = [patch for patch in other.patches if patch.name not in own.names]
         if not clashing(new, own.patches, scene.base):
             child = union(own, other)
             if not scene.tried.has_set([p.name for p in child.patches]) and fits(scene, child):
