@@ -775,10 +775,12 @@ class Candidate:
             os._exit(code)
 
     def script(self) -> int:
-        program, guest, _ = self.places()
+        program, guest, scratch = self.places()
         script = os.path.join(guest, self.request["script"])
         os.environ.clear()
         os.environ.update(self.request["environment"])
+        if "files" not in self.holding:
+            os.environ.update(HOME=scratch, TMPDIR=scratch)
         tempfile.tempdir = None  # a preloaded module may have asked for the server's, which no sandbox has
         sys.argv = [script, *self.request["arguments"]]
         sys.path[:0] = [program, guest]

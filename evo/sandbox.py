@@ -24,10 +24,9 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from evo.pagecache import load_whole
 from evo.turn import REAP_S, TAIL, Limits, SandboxError, Turn, Watched, Watchers
@@ -211,20 +210,14 @@ class Sandbox:
         means that it never began. A dead fork server is replaced once.
         """
         inside, folder = _placed(script, guest)
-        request = {
-            "script": inside,
-            "program": _real(program),
-            "guest": folder,
-            "arguments": list(arguments),
-            "limits": dict(vars(limits)),
-            "environment": {**self._environment, **environment},
-            "shuts": shuts,
-        }
+        own = tuple({**self._environment, **environment}.items())
+        asked = _asked(inside, folder, tuple(arguments), limits, own, shuts)
+        begin = partial(self._begin, asked, _real(program), folder, limits, keep_output, shuts, attended)
         server = self._process
-        turn = self._begin(request, limits, keep_output, attended)
+        turn = begin()
         if turn is None:
             self._replace(server)
-            turn = self._begin(request, limits, keep_output, attended)
+            turn = begin()
         if turn is None:
             raise SandboxError("the fork server died twice while it started a turn; the kernel's log may say why")
         return turn
@@ -251,7 +244,9 @@ class Sandbox:
                 self.close()
                 self.level = self._boot()
 
-    def _begin(self, request: dict[str, Any], limits: Limits, keep_output: bool, attended: bool) -> Turn | None:
+    def _begin(
+        self, asked: str, program: str, guest: str, limits: Limits, keep_output: bool, shuts: bool, attended: bool
+    ) -> Turn | None:
         """One try; None where the fork server is gone."""
         channel, channel_inside = socket.socketpair()
         control, control_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -259,13 +254,14 @@ class Sandbox:
         inside = [channel_inside.fileno(), control_inside.fileno()]
         if output_inside is not None:
             inside.append(output_inside)
-        scratch = None if self.level.isolated else self._scratch_of_the_host(request)
-        seen = [*self._trees, request["program"], request["guest"]], self._libraries
-        ends = channel, control, output, limits, scratch, seen, request["shuts"] and self._shuts
+        scratch = None if self._isolated else _scratch_of_the_host()
+        request = f'{asked[:-1]}, "program": {json.dumps(program)}, "scratch": {json.dumps(scratch and str(scratch))}}}'
+        seen = [*self._trees, program, guest], self._libraries
+        ends = channel, control, output, limits, scratch, seen, shuts and self._shuts
         turn = Turn(*ends) if attended else Watched(self._watchers, *ends)
         try:
             with self._lock:
-                socket.send_fds(self._socket, [json.dumps(request).encode()], inside)
+                socket.send_fds(self._socket, [request.encode()], inside)
         except (BrokenPipeError, ConnectionResetError):
             turn.close()
             return None
@@ -283,15 +279,6 @@ class Sandbox:
             turn.close()
             return None
         return turn
-
-    def _scratch_of_the_host(self, request: dict[str, Any]) -> Path:
-        """Without a mount namespace the scratch directory is an ordinary one, of unlimited size."""
-        import tempfile  # here, because importing it takes longer than the rest of this module
-
-        scratch = Path(tempfile.mkdtemp(prefix="evo-scratch-"))
-        request["scratch"] = str(scratch)
-        request["environment"].update(HOME=str(scratch), TMPDIR=str(scratch))
-        return scratch
 
     def _boot(self) -> Level:
         level = self._booted(None)
@@ -359,8 +346,31 @@ class Sandbox:
         if not self._cuda:  # whose turns are not shut, and whose libraries have gigabytes
             load_whole(self._libraries)
         layers = tuple(Layer(*layer) for layer in hello["layers"])
+        level = Level(layers, self._allow_unisolated)
+        self._isolated = level.isolated
         self._shuts = any(layer.name == "names" and layer.holds for layer in layers)
-        return Level(layers, self._allow_unisolated)
+        return level
+
+
+@lru_cache(maxsize=64)
+def _asked(
+    script: str,
+    guest: str,
+    arguments: tuple[str, ...],
+    limits: Limits,
+    environment: tuple[tuple[str, str], ...],
+    shuts: bool,
+) -> str:
+    """What of a request is the same in one turn after the other, as JSON."""
+    request = {"script": script, "guest": guest, "arguments": arguments, "limits": vars(limits), "shuts": shuts}
+    return json.dumps({**request, "environment": dict(environment)})
+
+
+def _scratch_of_the_host() -> Path:
+    """Without a mount namespace the scratch directory is an ordinary one, of unlimited size."""
+    import tempfile  # here, because importing it takes longer than the rest of this module
+
+    return Path(tempfile.mkdtemp(prefix="evo-scratch-"))
 
 
 @lru_cache(maxsize=64)

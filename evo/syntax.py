@@ -391,8 +391,9 @@ def _differing(old: str, new: str) -> Mapping[Leaf, int]:
         else:
             lines_old += before
             lines_new += after
-    for leaf, count in _difference(_leaves(old, lines_old), _leaves(new, lines_new)):
-        found[leaf] = found.get(leaf, 0) + count
+    if lines_old or lines_new:
+        for leaf, count in _difference(_leaves(old, lines_old), _leaves(new, lines_new)):
+            found[leaf] = found.get(leaf, 0) + count
     if any(found.values()):
         return found
     return Counter(itertools.chain(_leaves(old, all_old), _leaves(new, all_new)))
@@ -402,8 +403,11 @@ _pairs: dict[tuple[str, str], Sequence[tuple[Leaf, int]]] = {}
 
 
 def _difference(was: Iterable[Leaf], now: Iterable[Leaf]) -> Sequence[tuple[Leaf, int]]:
-    counts = Counter(now)
-    counts.subtract(was)
+    counts: dict[Leaf, int] = {}  # no Counter, which takes longer to make than these few take to count
+    for leaf in now:
+        counts[leaf] = counts.get(leaf, 0) + 1
+    for leaf in was:
+        counts[leaf] = counts.get(leaf, 0) - 1
     return [(leaf, count) for leaf, count in counts.items() if count]
 
 

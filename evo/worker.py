@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import os
 import signal
@@ -57,6 +58,7 @@ from evo.sandbox import NoIsolation
 Written = TypeVar("Written", bound=Slotted)
 ROLES = ("both", "propose", "judge")
 IDLE_S = 0.2
+COLLECTED = 20_000  # new objects until garbage is looked for; a state only grows, and every 700 cost 7% of a worker
 MODEL_FAILURES = 10  # in a row, until a person is told
 BACK_OFF_S = 300.0
 RECENT = 20  # outcomes, whose writers are the workers that judge side by side
@@ -550,6 +552,7 @@ def join(run: RunDir, *, role: str, minutes: float | None, allow_unisolated: boo
             "restore the program or start a new --out"
         )
     profile = benchmark.profile(settings.profile)
+    gc.set_threshold(COLLECTED)
     host, process = socket.gethostname(), os.getpid()
     taken = [file.stem for file in run.events.glob("*.jsonl")]
     proposes = role != "judge"

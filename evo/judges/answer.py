@@ -27,6 +27,7 @@ from evo.sandbox import Limits, Sandbox, SandboxError, Turn
 JUDGE_VERSION = "answer-2"
 PRELOAD = ("numpy",)
 GUESTS = Path(__file__).resolve().parent.parent / "guests"
+SOLVER, VERIFIER = GUESTS / "answer.py", GUESTS / "verify.py"
 REPLY = 1 << 16  # bytes of a verifier's reply
 MEASURES = 64
 OPEN_SHARE = 0.2  # of its seconds, on its CPU clock, while a program may look up names: what could be noted for later
@@ -105,7 +106,7 @@ class AnswerJudge:
         s, limits = self.settings, self._solving
         size = at_most(int(s.answer_kb * 1024))
         began = time.monotonic()
-        with self._start("answer.py", program, s.entry, limits, shuts=not limits.children) as turn:
+        with self._start(SOLVER, program, s.entry, limits, shuts=not limits.children) as turn:
             watch = Watch(turn, limits)
 
             def look() -> None:
@@ -126,7 +127,7 @@ class AnswerJudge:
 
     def _verified(self, answer: Frame) -> tuple[float, dict[str, float]]:
         name, limits = self.settings.verify, self._verifying
-        with self._start("verify.py", self._verifier.parent, self._verifier.name, limits) as turn:
+        with self._start(VERIFIER, self._verifier.parent, self._verifier.name, limits) as turn:
             watch = Watch(turn, limits)
             try:
                 peer = Peer(turn.channel, turn.wait)
@@ -143,9 +144,9 @@ class AnswerJudge:
                 raise Verdict(Status.WRONG, f"{name}: {error}") from None
         return _read(bytes(reply.payload), name)
 
-    def _start(self, guest: str, program: Path, argument: str, limits: Limits, *, shuts: bool = False) -> Turn:
+    def _start(self, guest: Path, program: Path, argument: str, limits: Limits, *, shuts: bool = False) -> Turn:
         return self.sandbox.start(
-            GUESTS / guest,
+            guest,
             program=program,
             guest=GUESTS,
             arguments=(argument,),
