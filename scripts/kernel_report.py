@@ -1,12 +1,15 @@
 """Measures kernel tasks on this GPU: limit, baselines, the naive kernel, the library's, the judge itself; certifies.
 
-    python scripts/kernel_report.py --out DIR [--tasks a,b] [--shard 0/2] [--seconds 400] [--side-by-side 8]
-                                    [--tuned DIR] [--certify-until 500] [--anew] [--device cpu]
+    python scripts/kernel_report.py --out DIR [--tasks a,b] [--shard 0/2] [--seconds 400] [--side-by-side 14] [--check]
+                                    [--warmed FILE] [--wait-for FILE] [--certify-until 500] [--anew] [--device cpu]
 
-In this order, so that little time still gives something for every task: baselines where none are frozen (`--anew`: of
-all), then the naive kernel and the library's as the first pair of a certification, then the baseline timed as a
-candidate (S must be 0.5), then further pairs until a task is certified. `--tuned DIR` is what kernel_tune.py found; its
-constants are set in the library's kernel. Writes DIR/report-SHARD.json after every step.
+First everything is compiled, side by side, and nothing is timed but by torch's compiler, which then has the card for
+itself; `--check` runs the task check at full size meanwhile. `--warmed` is written when that is done and `--wait-for`
+waited for, so that two of these on one machine do not compile while the other measures. Then, in this order, so that
+little time still gives something for every task: baselines where none are frozen (`--anew`: of all), the baseline timed
+as a candidate (S must be 0.5), the naive kernel and the library's as the first pair of a certification, other forms of
+the library's kernels once, further pairs until tasks are certified, those with the largest gains first, and the
+baselines as candidates once more, now without new values. Writes DIR/report-SHARD.json after every step.
 """
 
 from __future__ import annotations
@@ -29,15 +32,19 @@ from evo.benchmark import settings, write_tree
 from evo.events import Evaluated, Task
 from evo.genome import apply_diff
 from evo.judges import baselines, fingerprint_id, kernel
+from evo.judges.exactness import objections
 from evo.outcome import Outcome
 from evo.sandbox import Limits, Sandbox
 
+UNROLLED = ("selective_scan",)  # torch's compiler takes over two minutes for a workload
 PRODUCTS = ("gemm", "bmm", "attn", "mlp", "block", "linear")  # where autotuning of matrix products can matter
 
 
 def variants(judge):
     """Autotuning is tried on the main workload of tasks with matrix products; elsewhere it has nothing to choose."""
     main = judge.workloads[0].uuid
+    if judge.problem.name in UNROLLED:
+        return lambda workload: ("eager",)
     product = any(word in judge.problem.name for word in PRODUCTS)
     return lambda workload: ("eager", "compile", "max") if product and workload.uuid == main else ("eager", "compile")
 
@@ -97,17 +104,22 @@ class Report:
         return value
 
 
-def better(name, tuned):
-    """The library's kernel of a task, with the constants that tuning found."""
+def forms(name):
+    """The library's kernels of a task as program trees: the first is the one to certify, the others are its rivals."""
     benchmark = benchmarks.load(f"sol:{name}")
-    technique = next((t for t in library.load() if t.benchmark == benchmark.name), None)
-    if technique is None:
-        return None
-    tree = apply_diff(technique.patch.diff, benchmark.base)
-    file = tuned / f"{name}.json" if tuned else None
-    if file is not None and file.is_file():
-        tree = {**tree, "kernel.py": json.loads(file.read_text())["source"]}
-    return tree
+    found = [t for t in library.load() if t.benchmark == benchmark.name]
+    found.sort(key=lambda t: len(t.name))
+    return {t.name: apply_diff(t.patch.diff, benchmark.base) for t in found}
+
+
+def full_size(judge):
+    """What the task check objects to on the main and the odd workload as they are on a GPU."""
+    found = {}
+    for workload in judge.workloads:
+        if workload.uuid in ("main", "odd"):
+            with judge.alone():
+                found[workload.uuid] = objections(judge.task, workload, judge.settings.device)
+    return found
 
 
 def pair(report, name, judge, trees, k, chance):
@@ -129,8 +141,9 @@ def main() -> int:
     parser.add_argument("--shard", default="0/1")
     parser.add_argument("--seconds", type=float, default=400)
     parser.add_argument("--side-by-side", type=int, default=8)
-    parser.add_argument("--tuned", type=Path)
-    parser.add_argument("--wait-for", type=Path, help="a file that says that nothing else uses this GPU any more")
+    parser.add_argument("--check", action="store_true", help="the task check at full size, while others compile")
+    parser.add_argument("--warmed", type=Path, help="a file to write when nothing compiles any more")
+    parser.add_argument("--wait-for", type=Path, help="a file that says that nothing else works on this machine")
     parser.add_argument("--certify-until", type=float, default=0, help="seconds; begin no further pairs later")
     parser.add_argument("--anew", action="store_true", help="measure baselines that are frozen, too")
     parser.add_argument("--device", default="gpu", choices=("gpu", "cpu"), help="cpu: tries the script itself")
@@ -161,34 +174,42 @@ def main() -> int:
         slowest_first = sorted(judges.items(), key=lambda entry: entry[1].frozen is not None)
         threads = ThreadPoolExecutor(options.side_by_side)
         warmed = {entry[0]: threads.submit(warm, entry) for entry in slowest_first} if cuda else {}
+        for name, judge in judges.items() if options.check else ():
+            report.step(name, "objections", lambda judge=judge: full_size(judge))
+        for thread in warmed.values():
+            thread.result()
+        if options.warmed:
+            options.warmed.touch()
         while options.wait_for and not options.wait_for.exists() and report.left() > 0:
             time.sleep(0.2)
         kernels, pairs, verdicts = {}, {name: [] for name in judges}, {}
-        for name, judge in reversed(slowest_first):
-            if name in warmed:
-                warmed[name].result()
 
-            def measure(judge=judge):
-                found = judge.frozen
-                if options.anew or not found:
-                    with judge.alone():
-                        found = judge.measure_baselines(variants(judge)) or {}
-                return {u: {"limit_us": b.limit_us, **b.times_us, "spreads": dict(b.spreads)} for u, b in found.items()}
+        def measure(judge):
+            found = judge.frozen
+            if options.anew or not found:
+                with judge.alone():
+                    found = judge.measure_baselines(variants(judge)) or {}
+            return {u: {"limit_us": b.limit_us, **b.times_us, "spreads": dict(b.spreads)} for u, b in found.items()}
 
-            report.step(name, "baselines", measure)
+        def again(judge, fill):
+            with judge.alone():
+                return judge.against_itself(fill=fill)
+
+        for name, judge in judges.items():
+            report.step(name, "baselines", lambda judge=judge: measure(judge))
+        for name, judge in judges.items():
+            if judge.frozen and cuda:
+                report.step(name, "aa", lambda judge=judge: again(judge, True), judge)
+        others = {}
+        for name, judge in judges.items():
+            trees = report.step(name, "forms", lambda name=name: others.update({name: forms(name)}) or [*others[name]])
             naive = benchmarks.load(f"sol:{name}").base
-            tree = report.step(name, "constants", lambda name=name: better(name, options.tuned) is not None)
-            kernels[name] = {"naive": naive, **({"better": better(name, options.tuned)} if tree else {})}
+            kernels[name] = {"naive": naive, **({"better": others[name][trees[0]]} if trees else {})}
             if found := pair(report, name, judge, kernels[name], 0, chance):
                 pairs[name].append(found)
         for name, judge in judges.items():
-            if cuda and judge.frozen:
-
-                def again(judge=judge):
-                    with judge.alone():
-                        return judge.against_itself()
-
-                report.step(name, "aa", again, judge)
+            for form, tree in [*others[name].items()][1:]:
+                report.step(name, f"other {form}", lambda judge=judge, tree=tree: judged(judge, tree), judge)
         noise = profile.noise
         spread = certify.Spread(noise.of_pair, noise.df)
         for name, judge in sorted(judges.items(), key=lambda e: -_first_gain(pairs[e[0]])):
@@ -204,7 +225,10 @@ def main() -> int:
                     pairs[name].append(found)
                 else:
                     break
-        if judges:  # last, since no other session has run a profiler in this sandbox
+        for name, judge in judges.items():
+            if judge.frozen and cuda:
+                report.step(name, "aa unfilled", lambda judge=judge: again(judge, False), judge)
+        if judges:
             name, judge = next(iter(judges.items()))
             judge.settings = dataclasses.replace(judge.settings, profile=True)
             tree = kernels.get(name, {}).get("better") or {}

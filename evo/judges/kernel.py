@@ -1,11 +1,12 @@
 """Judges kernels: the judge's process owns inputs, oracle, seeds and clock; a worker sees inputs and fills outputs.
 
-A program is `kernel.py` with `run(*inputs, *outputs)`. Time is taken from outside, in bursts of random length: from the
-moment before the worker is woken to the moment when all outputs lie in the judge's private memory. What a burst takes
-beyond a burst of that length by a worker that does nothing, over its calls, is the time of one call: the whole of it,
-so that work moved to the beginning or the end of a burst is still work. (The first call of a burst finds cold caches;
-what that costs is in a kernel's time and in the baseline's alike.) Bursts of the candidate, of a baseline that paces
-(it says what the card does at this moment) and of the idle worker alternate in random order, and whoever is not at
+A program is `kernel.py` with `run(*inputs, *outputs)`. Time is taken from outside, in bursts of several lengths: from
+the moment before the worker is woken to the moment when all outputs lie in the judge's private memory. What a burst
+takes beyond a burst of that length by a worker that does nothing, over its calls, is the time of one call: the whole of
+it, so that work moved to the beginning or the end of a burst is still work. (The first call of a burst finds cold
+caches. All bursts take about as long, a slow program's have fewer calls: so the share of what comes once a burst is the
+same in a kernel's time and in the baseline's.) Bursts of the candidate, of a baseline that paces (it says what the card
+does at this moment) and of the idle worker alternate in random order, and whoever is not at
 work is stopped. Values are drawn, and addresses shifted, anew for every call while the worker is stopped; outputs begin
 as NaN between guard bands. Which outputs are checked, the worker cannot know; the last always is. They are checked when
 the worker is gone, so that no right answer exists on the device while it could look for one.
@@ -21,10 +22,11 @@ import random
 import re
 import secrets
 import statistics
+import struct
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -39,12 +41,12 @@ from evo.judges import baselines
 from evo.judges.buffers import Pool, pool
 from evo.judges.exactness import SLACK, complaint
 from evo.judges.turns import Late, Verdict, Watch, how_it_ended, last_output
-from evo.judges.wire import Closed, Foreign, Peer, at_most
+from evo.judges.wire import Closed, Foreign, Peer, at_most, exactly
 from evo.outcome import Outcome, Status
 from evo.problem import DISTRIBUTIONS, DTYPES, Task, Workload
 from evo.sandbox import Limits, Sandbox, SandboxError, Turn
 
-JUDGE_VERSION = "kernel-2"
+JUDGE_VERSION = "kernel-3"
 GUEST = Path(__file__).resolve().parent.parent / "guests" / "kernel.py"
 HAS_GPU = Path("/dev/nvidiactl").exists()
 PRELOAD = ("numpy", "torch", *(("triton",) if HAS_GPU and find_spec("triton") else ()))
@@ -55,6 +57,8 @@ ROOM_MB = 4096  # that a worker must leave on the device
 PROFILE_BYTES = 4096
 TRUSTED_S = 24 * 3600.0
 ADJUST = (0.8, 1.25)  # the pacer corrects a kernel's time by no more than this
+AGREE = 0.25  # by how much of the device's own events the outside clock may differ, for what paces
+AGREE_US = 1000.0  # and by how much more a burst
 STEADY = 0.015  # a spread above this asks for more bursts
 EXTENSIONS = 1  # as many again, at most so many times
 
@@ -65,9 +69,8 @@ class Settings:
     bursts: int = 4  # of the candidate for each workload, as many of the pacer and of the idle worker
     longest: int = 64  # calls in a burst at most
     pool_mb: int = 24576  # shared buffers at most
-    burst_ms: float = 12.0  # about how long the longest burst takes
-    checked: float = 0.25  # the share of timed calls that is checked
-    checks: int = 2  # of each workload at most, the last call besides
+    burst_ms: float = 8.0  # about how long the longest burst takes
+    checks: int = 2  # of the timed calls of each workload, the last besides
     compile_s: float = 120.0  # wall, for a workload's first calls, on other data and before the clock
     call_s: float = 10.0  # wall, for one burst
     profile: bool = False  # adds where the time of the main workload goes, by the program's own profiler, to the detail
@@ -78,7 +81,7 @@ class Settings:
         for name in ("bursts", "longest", "checks"):
             if getattr(self, name) < 2:
                 raise UserMistake(f"{name}: expected at least 2, found {getattr(self, name)}")
-        for name in ("pool_mb", "burst_ms", "checked", "compile_s", "call_s"):
+        for name in ("pool_mb", "burst_ms", "compile_s", "call_s"):
             if not getattr(self, name) > 0:
                 raise UserMistake(f"{name}: expected a number above 0, found {getattr(self, name)}")
 
@@ -124,6 +127,7 @@ class Burst:
     calls: int
     microseconds: float
     probe_us: float
+    device_us: float = 0.0  # by events in the worker's own process: for diagnosis, and a check of the clock
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,7 @@ class Worker:
     turn: Turn
     limits: Limits
     trusted: bool  # the judge's own programs: a failure of theirs is nobody's but the judge's
+    card: Callable[[], AbstractContextManager[object]] = nullcontext  # held while a trusted one tunes what it compiles
     stopped: bool = False
 
     def __post_init__(self) -> None:
@@ -168,10 +173,18 @@ class Worker:
         """Sends a frame and waits for its small letter, with at most `answer` bytes."""
         deadline = time.monotonic() + within_s
         watch = Watch(self.turn, self.limits, time.monotonic, deadline)
+        kinds = {kind.lower(): at_most(answer), **({b"w": exactly(0)} if self.trusted else {})}
         try:
             if kind != b"r":
                 self.peer.send(kind, watch, payload, fd)
-            return self.peer.receive({kind.lower(): at_most(answer)}, watch).payload
+            while (frame := self.peer.receive(kinds, watch)).kind == b"w":
+                waited = time.monotonic()
+                with self.card():  # other problems compile beside this one: none of them is on the card now
+                    deadline += time.monotonic() - waited
+                    watch = Watch(self.turn, self.limits, time.monotonic, deadline)
+                    self.peer.send(b"w", watch)
+                    self.peer.receive({b"d": exactly(0)}, watch)
+            return frame.payload
         except Late:
             raise self._ended(Status.TIMEOUT, f"no answer within {within_s:g} s{last_output(self.turn)}") from None
         except Closed:
@@ -242,6 +255,37 @@ def timing(bursts: Sequence[Burst], idle: Sequence[Burst]) -> Timing:
     return Timing(us, extra, 1.25 * deviation / math.sqrt(len(each)) / us if us > 0 else math.inf, tuple(bursts))
 
 
+def spaced(longest: int, bursts: int, idle: bool) -> list[int]:
+    """How many calls the bursts of a side have: the same set in every measurement, so that what comes once a burst
+    weighs the same in each. An idle worker's give a line, from one call upwards; the others' lie close together."""
+    fewest = 1 if idle else max(1, 3 * longest // 4)
+    return [round(fewest + (longest - fewest) * k / (bursts - 1)) for k in range(bursts)]
+
+
+def claimed_us(told: bytes | bytearray) -> float:
+    """What a worker says its device took, from eight bytes that may be anything."""
+    us = float(struct.unpack("<d", told)[0]) if len(told) == 8 else 0.0
+    return us if 0 <= us < 1e9 else 0.0
+
+
+def device_us(bursts: Sequence[Burst]) -> float:
+    return statistics.median(b.device_us / b.calls for b in bursts)
+
+
+def clocks_agree(workload: Workload, pacer: Timing, idle: Sequence[Burst]) -> None:
+    """Raises LOST where the outside clock and events of the judge's own worker differ by more than starting takes."""
+    slope, constant = line([(b.calls, b.microseconds) for b in idle])
+    off = statistics.median(
+        abs(b.microseconds - constant - slope * b.calls - b.device_us) - AGREE * b.device_us for b in pacer.bursts
+    )
+    if off > AGREE_US:
+        raise Verdict(
+            Status.LOST,
+            f"workload {_public(workload)}: the outside clock and the device's own events differ by {off:.0f} us a "
+            f"burst more than {AGREE:.0%}: is the machine busy?",
+        )
+
+
 def card(device: str) -> Path:
     """Where the turns of the card are taken that this process sees."""
     return meeting_place(f"kernel-{device}{os.environ.get('CUDA_VISIBLE_DEVICES', '')}")
@@ -269,6 +313,9 @@ class KernelJudge:
             raise UserMistake(f"{self.root}: expected workloads in {'cpu' if small else 'workload'}.jsonl, found none")
         self._chance = random.Random(self.secret)
         self._trusted: Worker | None = None
+        self._held = False
+        self._warm: set[tuple[str, str]] = set()  # (workload, variant) that the trusted worker has compiled
+        self.spent: dict[str, float] = {}  # seconds of the last evaluation by what they went into
         self.profiled = ""
         self.dropped: dict[str, str] = {}  # variants of the baseline that do not run here, and why
         self.seen: dict[str, dict[str, Timing]] = {}  # by workload: the last timings, with their bursts
@@ -304,11 +351,24 @@ class KernelJudge:
     def alone(self) -> Iterator[None]:
         """Holds this card for one measurement, and leaves its memory to the judges that wait for it."""
         with turn(alone=True, folder=card(self.settings.device)):
+            self._held = True
             try:
                 yield
             finally:
+                self._held = False
                 if self.settings.device == "cuda":
                     self._torch.cuda.empty_cache()
+
+    def _card(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._held else turn(alone=True, folder=card(self.settings.device))
+
+    @contextmanager
+    def _spending(self, what: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spent[what] = self.spent.get(what, 0.0) + time.monotonic() - began
 
     def fingerprint(self) -> Mapping[str, str]:
         found = {
@@ -342,13 +402,15 @@ class KernelJudge:
             self._trusted.go()
         self._stack.close()
         self._trusted = None
+        self._warm.clear()
 
     def _judged(self, program: Path, measures: dict[str, float], began: float) -> Outcome:
         timed: list[tuple[Workload, dict[str, Timing], list[Kept]]] = []
+        self.spent = {}
         trusted = self._the_trusted()
         frozen = self.frozen or self.measure_baselines()
         candidate = self._start(program, "kernel.py", self.limits, trusted=False)
-        with candidate.turn:
+        with candidate.turn, self._room_beside():
             candidate.ask(b"r", self.settings.compile_s)
             measures["start_s"] = time.monotonic() - began
             compiling = 0.0
@@ -360,8 +422,9 @@ class KernelJudge:
                 timed.append((workload, timings, kept))
             measures["compile_s"] = compiling
             candidate.go()
-        for workload, _, kept in timed:
-            self._check(workload, kept)
+        with self._spending("check"):
+            for workload, _, kept in timed:
+                self._check(workload, kept)
         return self._outcome(timed, frozen, measures, began)
 
     def _outcome(
@@ -391,6 +454,7 @@ class KernelJudge:
             measures[f"pace_{workload.uuid}"] = pace / base.pacer_us
             measures[f"spread_{workload.uuid}"] = timings["kernel"].spread
             measures[f"constant_{workload.uuid}"] = timings["kernel"].constant_us
+            measures[f"device_us_{workload.uuid}"] = device_us(timings["kernel"].bursts)
             if base.limit_us > 0:
                 floor = min(floor, us / base.limit_us)
             lines.append(
@@ -400,6 +464,7 @@ class KernelJudge:
             measures["over_limit"] = floor
         measures["judge_s"] = time.monotonic() - began
         measures["overhead_s"] = measures["judge_s"] - measures["compile_s"]
+        measures.update({f"{what}_s": seconds for what, seconds in self.spent.items()})
         if floor < sol.FLOOR:  # benchmark.toml's [audit] puts it into quarantine by this measure
             lines.append(f"{floor:.3f} of the hardware's limit on some workload: not believed unseen")
         lines += [self.profiled] if self.profiled else []
@@ -414,17 +479,23 @@ class KernelJudge:
         """
         for workload in self.workloads:
             for name in variants(workload):
-                if name in self.dropped:
+                if name in self.dropped or (workload.uuid, name) in self._warm:
                     continue
                 try:
                     trusted = self._the_trusted()
-                    with self._staged(workload, slots=1) as stage:
+                    with ExitStack() as stack:
+                        with self._card():
+                            stage = stack.enter_context(self._staged(workload, slots=1))
                         trusted.go()
                         trusted.ask(b"B", self.settings.call_s, json.dumps(stage.pool.about()).encode(), stage.pool.fd)
-                        self._burst(stage, trusted, name, 1, fill=False, within_s=self.settings.compile_s)
+                        with self._card() if name == "eager" else nullcontext():
+                            self._burst(stage, trusted, name, 1, fill=False, within_s=self.settings.compile_s)
                         self._returned(trusted)
+                    self._warm.add((workload.uuid, name))
                 except TrustedFailed as failed:
                     self._end_trusted()
+                    if "out of memory" in str(failed):  # nothing against the variant, which runs where there is room
+                        raise
                     if name == "eager":
                         raise UserMistake(f"{self.problem.name}: the reference fails: {failed}") from None
                     self.dropped[name] = str(failed)[-300:]
@@ -438,6 +509,7 @@ class KernelJudge:
         """T_b of every workload under the judge's own protocol, frozen for this device; None on the CPU."""
         if self.settings.device == "cpu":
             return None
+        self.frozen = None  # what it says of lengths of bursts is to be found anew
         self.warm(variants)
         trusted = self._the_trusted()
         found = {}
@@ -463,15 +535,15 @@ class KernelJudge:
             baselines.store(self.problem, self.device_name, found)
         return found
 
-    def against_itself(self) -> dict[str, float]:
-        """S of the baseline timed as a candidate, by workload: 0.5 but for noise."""
+    def against_itself(self, *, fill: bool = True) -> dict[str, float]:
+        """S of the baseline timed as a candidate, by workload: 0.5 but for noise. `fill`: on new values, as one is."""
         trusted = self._the_trusted()
         assert self.frozen is not None
         found = {}
         for workload in self.workloads:
             base = self.frozen[workload.uuid]
             sides = {"again": (trusted, base.best), "pacer": (trusted, base.pacer), "idle": (trusted, "null")}
-            timings, _, _ = self._interleaved(workload, sides, None)
+            timings, _, _ = self._interleaved(workload, sides, None, filled="again" if fill else None)
             noise = math.hypot(base.spreads[base.pacer], timings["pacer"].spread)
             us = timings["again"].us * paced(base.pacer_us, timings["pacer"].us, noise)
             found[workload.uuid] = sol.score(us, base.limit_us, base.best_us)
@@ -480,41 +552,45 @@ class KernelJudge:
     # ----------------------------------------------------------------------------------------------------------- timing
 
     def _interleaved(
-        self, workload: Workload, sides: Mapping[str, tuple[Worker, str]], judged: str | None
+        self,
+        workload: Workload,
+        sides: Mapping[str, tuple[Worker, str]],
+        judged: str | None,
+        filled: str | None = None,
     ) -> tuple[dict[str, Timing], list[Kept], float]:
-        """Bursts of all sides in random order; of `judged`, which writes outputs, some are kept for the check."""
+        """Bursts of all sides in random order; of `judged`, which writes outputs, some are kept for the check.
+
+        `judged`, or `filled` in its place, gets new values for every call.
+        """
         s = self.settings
+        filled = judged or filled
         workers = {id(worker): worker for worker, _ in sides.values()}
-        compile_s = 0.0
         with self._staged(workload) as stage:
             for worker in workers.values():
                 worker.go()
                 worker.ask(b"B", s.call_s, json.dumps(stage.pool.about()).encode(), stage.pool.fd)
                 worker.stop()
-            longest: dict[str, int] = {}
-            for name, (worker, program) in sides.items():
-                began = time.monotonic()
-                for calls in (1, 1):  # compiling and tuning, on data that no timed call sees
-                    self._burst(stage, worker, program, calls, fill=name == judged, within_s=s.compile_s)
-                if name == judged:
-                    compile_s = time.monotonic() - began
-                    self._has_room()
-                few = min(4, stage.slots)
-                probe = self._burst(stage, worker, program, few, fill=name == judged).microseconds
-                longest[name] = max(3, min(stage.slots, int(1e3 * s.burst_ms * few / probe)))
-                self._burst(stage, worker, program, longest[name], fill=False)  # untimed: old values will do
+            longest, compile_s = self._lengths(stage, sides, judged, filled)
             bursts: dict[str, list[Burst]] = {name: [] for name in sides}
+            sampled: list[Kept] = []
+            last: list[Kept] = []
             unsteady = set(sides)
             for _ in range(EXTENSIONS + 1):
-                plan = [name for name in sides if name in unsteady for _ in range(s.bursts)]
+                plan = [(n, c) for n in sides if n in unsteady for c in spaced(longest[n], s.bursts, n == "idle")]
                 self._chance.shuffle(plan)
-                for k, name in enumerate(plan):
+                # Every timed call is as likely to be checked as any other, or a kernel could be right where it pays.
+                total = sum(calls for name, calls in plan if name == judged)
+                wanted = {*self._chance.sample(range(total), min(s.checks, total)), total - 1}
+                at = 0
+                for name, calls in plan:
+                    keep = {k - at for k in wanted if 0 <= k - at < calls} if name == judged else set()
                     worker, program = sides[name]
-                    top = longest[name]
-                    fewest = 1 if name == "idle" else max(1, 3 * top // 4)
-                    calls = self._chance.randint(fewest, top)
-                    keep, last = name == judged, name not in plan[k + 1 :]
-                    bursts[name].append(self._burst(stage, worker, program, calls, fill=keep, keep=keep, last=last))
+                    bursts[name].append(self._burst(stage, worker, program, calls, fill=name == filled, keep=keep))
+                    at += calls if name == judged else 0
+                if total:  # all rounds together have as many checks as one
+                    *others, final = stage.kept
+                    last, sampled = [final], self._chance.sample(sampled + others, min(s.checks, len(sampled + others)))
+                    stage.kept.clear()
                 if s.device == "cpu":  # too coarse a clock for differences
                     found = {n: _mean(b) for n, b in bursts.items() if n != "idle"}
                     break
@@ -530,8 +606,56 @@ class KernelJudge:
                     self.profiled = self._profile(stage, *sides[judged])
             for worker in workers.values():
                 self._returned(worker)
+            if s.device == "cuda" and "pacer" in found:
+                clocks_agree(workload, found["pacer"], bursts["idle"])
             self.seen[workload.uuid] = {**found, "idle": Timing(0.0, 0.0, 0.0, tuple(bursts["idle"]))}
-            return found, stage.kept, compile_s
+            return found, [*sampled, *last], compile_s
+
+    def _lengths(
+        self, stage: Stage, sides: Mapping[str, tuple[Worker, str]], judged: str | None, filled: str | None
+    ) -> tuple[dict[str, int], float]:
+        """How many calls each side's longest burst has, after its first calls; and what those of `judged` took.
+
+        A burst takes `burst_ms` beyond the idle worker's: a baseline's length follows from its frozen time, any other
+        is found by trying.
+        """
+        s, base = self.settings, (self.frozen or {}).get(stage.workload.uuid)
+        few, compile_s = min(4, stage.slots), 0.0
+        found: dict[str, int] = {}
+        idle = (0.0, 0.0)
+        for name in sorted(sides, key=lambda side: side != "idle"):
+            worker, program = sides[name]
+            began = time.monotonic()
+            for _ in range(2):  # compiling and tuning, on data that no timed call sees
+                self._burst(stage, worker, program, 1, fill=name == filled, within_s=s.compile_s)
+            if name == judged:
+                compile_s = time.monotonic() - began
+                self._has_room()
+            if name == "idle":
+                found[name] = stage.slots
+                tries = [self._burst(stage, worker, program, n, fill=False) for n in (few, stage.slots)]
+                idle = line([(b.calls, b.microseconds) for b in tries])
+                continue
+            known = base.times_us[program] if base is not None and worker.trusted else None
+            calls = self._calls(stage, known) if known else few
+            for again in range(1 if known else 2 if name == judged else 4):
+                took = self._burst(stage, worker, program, calls, fill=name == filled and not again).microseconds
+                if not known:
+                    calls = self._calls(stage, max(1.0, took - idle[1] - idle[0] * calls) / calls)
+            found[name] = calls
+        return found, compile_s
+
+    def _calls(self, stage: Stage, us: float) -> int:
+        burst_us = 1e3 * self.settings.burst_ms
+        return max(3 if us < 4 * burst_us else 1, min(stage.slots, round(burst_us / us)))
+
+    @contextmanager
+    def _room_beside(self) -> Iterator[None]:
+        """There was room before the candidate began; if the judge's own values find none beside it, it took that."""
+        try:
+            yield
+        except self._torch.OutOfMemoryError as error:
+            raise Verdict(Status.CRASHED, f"left the judge too little of the device's memory: {error}"[:300]) from None
 
     def _has_room(self) -> None:
         """A worker that takes what the card has would have the judge fail in its place."""
@@ -581,10 +705,12 @@ class KernelJudge:
         *,
         fill: bool,
         within_s: float | None = None,
-        keep: bool = False,
-        last: bool = False,
+        keep: Collection[int] = (),
     ) -> Burst:
-        """One timed burst: addresses to the worker, which is then stopped; values; the clock; the private copy."""
+        """One timed burst: addresses to the worker, which is then stopped; values; the clock; the private copy.
+
+        The outputs of the calls in `keep` are kept for the check.
+        """
         torch, cuda = self._torch, self.settings.device == "cuda"
         within = within_s or self.settings.call_s
         slots = self._chance.sample(range(stage.slots), calls)
@@ -599,17 +725,18 @@ class KernelJudge:
         worker.stop()
         draws: list[tuple[int, str]] = []
         sums: list[Any] = []
-        if fill:
-            for slot, offset in zip(slots, offsets):
-                seed, distribution = self._chance.getrandbits(62), self._chance.choice(DISTRIBUTIONS)
-                draws.append((seed, distribution))
-                sums += self._fill(stage, slot, offset, seed, distribution)
+        with self._spending("fill"):
+            if fill:
+                for slot, offset in zip(slots, offsets):
+                    seed, distribution = self._chance.getrandbits(62), self._chance.choice(DISTRIBUTIONS)
+                    draws.append((seed, distribution))
+                    sums += self._fill(stage, slot, offset, seed, distribution)
+                if cuda:
+                    torch.cuda.synchronize()
         probe_us = self._probe()
-        if cuda:
-            torch.cuda.synchronize()
         began = time.perf_counter()
         worker.go()
-        worker.ask(b"G", within)
+        told = worker.ask(b"G", within, answer=8)
         for k in slots:
             for t, twin in enumerate(stage.private[k]):
                 twin.copy_(stage.pool.tensors[stage.buffer(k, len(stage.inputs) + t)])
@@ -623,13 +750,10 @@ class KernelJudge:
             if bool(changed.any()):
                 name = list(stage.inputs)[int(changed.int().argmax()) % len(stage.inputs)]
                 raise Verdict(Status.WRONG, f"workload {_public(stage.workload)}: wrote into its input '{name}'")
-        if keep:
-            for k, slot in enumerate(slots):
-                final = last and k == len(slots) - 1
-                if final or (len(stage.kept) < self.settings.checks and self._chance.random() < self.settings.checked):
-                    copies = tuple(twin.clone() for twin in stage.private[slot])
-                    stage.kept.append(Kept(*draws[k], offsets[k][len(stage.inputs) :], copies))
-        return Burst(calls, elapsed, probe_us)
+        for k in sorted(keep):
+            copies = tuple(twin.clone() for twin in stage.private[slots[k]])
+            stage.kept.append(Kept(*draws[k], offsets[k][len(stage.inputs) :], copies))
+        return Burst(calls, elapsed, probe_us, claimed_us(told))
 
     def _offsets(self, stage: Stage, slot: int) -> tuple[int, ...]:
         """Where a call finds its tensors in the buffers of a slot: at addresses that no call before it had.
@@ -675,6 +799,19 @@ class KernelJudge:
         stage.sums[slot] = self._sums(stage, slot, offsets)
         return stage.sums[slot]
 
+    def _fill_all(self, stage: Stage) -> None:
+        """Real values everywhere, for what paces and idles: one draw of each distribution, copied."""
+        offsets = [0] * len(stage.inputs) + [GUARD] * len(stage.outputs)
+        kinds = len(DISTRIBUTIONS)
+        for slot in range(stage.slots):
+            if slot < kinds:
+                self._fill(stage, slot, offsets, slot, DISTRIBUTIONS[slot])
+                continue
+            for tensor in range(len(offsets)):
+                source = stage.pool.tensors[stage.buffer(slot % kinds, tensor)]
+                stage.pool.tensors[stage.buffer(slot, tensor)].copy_(source)
+            stage.filled[slot], stage.sums[slot] = tuple(offsets), stage.sums[slot % kinds]
+
     def _sums(self, stage: Stage, slot: int, offsets: Sequence[int]) -> list[Any]:
         """The sum of every input's bytes or words, as tensors on the device: one transfer for a whole burst."""
         found = []
@@ -714,9 +851,12 @@ class KernelJudge:
         each = [nbytes(*x) + room for x in inputs.values()] + [nbytes(*x) + room + 2 * GUARD for x in outputs.values()]
         each = [-(-size // SHIFT) * SHIFT for size in each]
         room_b = s.pool_mb << 20
+        longest = s.longest
+        if self.frozen:  # no burst has more calls than one of a kernel at the limit
+            longest = min(longest, math.ceil(1e3 * s.burst_ms / max(self.frozen[workload.uuid].limit_us, 1.0)) + 1)
         if s.device == "cuda":
             room_b = min(room_b, torch.cuda.get_device_properties(0).total_memory * 3 // 10)
-        slots = slots or max(3, min(s.longest, room_b // sum(each)))
+        slots = slots or max(3, min(longest, room_b // sum(each)))
         try:
             shared = pool(s.device, each * slots)
             own = each[len(inputs) :]
@@ -727,8 +867,8 @@ class KernelJudge:
         del private
         stage = Stage(workload, slots, inputs, outputs, scalars, list(d.inputs), shared, twins)
         try:
-            for slot in range(slots):  # what paces and idles reads real values too
-                self._fill(stage, slot, [0] * len(inputs) + [GUARD] * len(outputs), slot, DISTRIBUTIONS[slot % 2])
+            with self._spending("stage"):
+                self._fill_all(stage)
             yield stage
         finally:
             stage.pool.close()
@@ -762,7 +902,7 @@ class KernelJudge:
             limits=limits,
             environment=environment,
         )
-        return Worker(started, limits, trusted)
+        return Worker(started, limits, trusted, self._card)
 
     # ------------------------------------------------------------------------------------------------------------ check
 
