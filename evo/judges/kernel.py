@@ -58,7 +58,7 @@ PROFILE_BYTES = 4096
 TRUSTED_S = 24 * 3600.0
 ADJUST = (0.8, 1.25)  # the pacer corrects a kernel's time by no more than this
 AGREE = 0.25  # by how much of the device's own events the outside clock may differ, for what paces
-AGREE_US = 1000.0  # and by how much more a burst
+AGREE_US = 2000.0  # and by how much more a burst
 STEADY = 0.015  # a spread above this asks for more bursts
 EXTENSIONS = 1  # as many again, at most so many times
 
