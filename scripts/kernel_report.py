@@ -8,8 +8,9 @@ itself; `--check` runs the task check at full size meanwhile. `--warmed` is writ
 waited for, so that two of these on one machine do not compile while the other measures. Then, in this order, so that
 little time still gives something for every task: baselines where none are frozen (`--anew`: of all), the baseline timed
 as a candidate (S must be 0.5), the naive kernel and the library's as the first pair of a certification, other forms of
-the library's kernels once, further pairs until tasks are certified, those with the largest gains first, and the
-baselines as candidates once more, now without new values. Writes DIR/report-SHARD.json after every step.
+the library's kernels once, further pairs until tasks are certified, those with the largest gains first (from the
+beginning for another form that was better), and the baselines as candidates once more, now without new values. Writes
+DIR/report-SHARD.json after every step.
 """
 
 from __future__ import annotations
@@ -175,7 +176,8 @@ def main() -> int:
         threads = ThreadPoolExecutor(options.side_by_side)
         warmed = {entry[0]: threads.submit(warm, entry) for entry in slowest_first} if cuda else {}
         for name, judge in judges.items() if options.check else ():
-            report.step(name, "objections", lambda judge=judge: full_size(judge))
+            if not cuda or not all(thread.done() for thread in warmed.values()):
+                report.step(name, "objections", lambda judge=judge: full_size(judge))
         for thread in warmed.values():
             thread.result()
         if options.warmed:
@@ -200,7 +202,7 @@ def main() -> int:
         for name, judge in judges.items():
             if judge.frozen and cuda:
                 report.step(name, "aa", lambda judge=judge: again(judge, True), judge)
-        others = {}
+        others, best = {}, {}
         for name, judge in judges.items():
             trees = report.step(name, "forms", lambda name=name: others.update({name: forms(name)}) or [*others[name]])
             naive = benchmarks.load(f"sol:{name}").base
@@ -209,19 +211,29 @@ def main() -> int:
                 pairs[name].append(found)
         for name, judge in judges.items():
             for form, tree in [*others[name].items()][1:]:
-                report.step(name, f"other {form}", lambda judge=judge, tree=tree: judged(judge, tree), judge)
+                found = report.step(name, f"other {form}", lambda judge=judge, tree=tree: judged(judge, tree), judge)
+                first_score = pairs[name][0].candidate.outcome.score if pairs[name] else None
+                if found and (found.get("score") or 0) > max(best.get(name, 0.0), first_score or 0.0):
+                    best[name] = found["score"]
+                    kernels[name]["better"] = tree
+                    report.put(name, "form", form)
+        order = sorted(judges, key=lambda name: -max(_gain(pairs[name]), best.get(name, 0.0) - _naive(pairs[name])))
+        for name in best:  # what chose a form is no proof of it
+            pairs[name].clear()
         noise = profile.noise
         spread = certify.Spread(noise.of_pair, noise.df)
-        for name, judge in sorted(judges.items(), key=lambda e: -_first_gain(pairs[e[0]])):
-            while pairs[name] and name not in verdicts and options.seconds - report.left() < options.certify_until:
+        for name in order:
+            judge, turn = judges[name], 0
+            while name not in verdicts and options.seconds - report.left() < options.certify_until:
                 verdict = certify.decide(
                     pairs[name], first.objective, genome=name, round=0, spread=spread, judge=kernel.JUDGE_VERSION,
                     may_go_on=True,
-                )  # fmt: skip
+                ) if pairs[name] else None  # fmt: skip
+                turn += 1
                 if verdict is not None:
                     verdicts[name] = verdict
                     report.put(name, "verdict", {"kind": verdict.kind, **dataclasses.asdict(verdict)})
-                elif found := pair(report, name, judge, kernels[name], len(pairs[name]), chance):
+                elif found := pair(report, name, judge, kernels[name], turn, chance):
                     pairs[name].append(found)
                 else:
                     break
@@ -240,11 +252,13 @@ def main() -> int:
     return 0
 
 
-def _first_gain(pairs) -> float:
-    first = pairs[0] if pairs else None
-    if first is None or first.candidate.outcome.score is None or first.rival.outcome.score is None:
-        return -1.0
-    return first.candidate.outcome.score - first.rival.outcome.score
+def _gain(pairs) -> float:
+    score = pairs[0].candidate.outcome.score if pairs else None
+    return -1.0 if score is None else score - _naive(pairs)
+
+
+def _naive(pairs) -> float:
+    return (pairs[0].rival.outcome.score or 0.0) if pairs else 0.0
 
 
 def table(rows) -> None:
