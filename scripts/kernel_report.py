@@ -1,7 +1,8 @@
 """Measures kernel tasks on this GPU: limit, baselines, the naive kernel, the library's, the judge itself; certifies.
 
     python scripts/kernel_report.py --out DIR [--tasks a,b] [--shard 0/2] [--seconds 400] [--side-by-side 14] [--check]
-                                    [--warmed FILE] [--wait-for FILE] [--certify-until 500] [--anew] [--device cpu]
+                                    [--warmed FILE] [--wait-for FILE] [--certify-until 500] [--anew] [--pairs a,b]
+                                    [--device cpu]
 
 First everything is compiled, side by side, and nothing is timed but by torch's compiler, which then has the card for
 itself; `--check` runs the task check at full size meanwhile. `--warmed` is written when that is done and `--wait-for`
@@ -9,8 +10,8 @@ waited for, so that two of these on one machine do not compile while the other m
 little time still gives something for every task: baselines where none are frozen (`--anew`: of all), the baseline timed
 as a candidate (S must be 0.5), the naive kernel and the library's as the first pair of a certification, other forms of
 the library's kernels once, further pairs until tasks are certified, those with the largest gains first (from the
-beginning for another form that was better), and the baselines as candidates once more, now without new values. Writes
-DIR/report-SHARD.json after every step.
+beginning for another form that was better), and the baselines as candidates once more. Writes DIR/report-SHARD.json
+after every step.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def full_size(judge):
     found = {}
     for workload in judge.workloads:
         if workload.uuid in ("main", "odd"):
-            with judge.alone():
+            with judge.on_card():
                 found[workload.uuid] = objections(judge.task, workload, judge.settings.device)
     return found
 
@@ -146,6 +147,7 @@ def main() -> int:
     parser.add_argument("--warmed", type=Path, help="a file to write when nothing compiles any more")
     parser.add_argument("--wait-for", type=Path, help="a file that says that nothing else works on this machine")
     parser.add_argument("--certify-until", type=float, default=0, help="seconds; begin no further pairs later")
+    parser.add_argument("--pairs", default="", help="tasks whose kernels are judged, in this order; default: all")
     parser.add_argument("--anew", action="store_true", help="measure baselines that are frozen, too")
     parser.add_argument("--device", default="gpu", choices=("gpu", "cpu"), help="cpu: tries the script itself")
     options = parser.parse_args()
@@ -191,25 +193,31 @@ def main() -> int:
             if options.anew or not found:
                 with judge.alone():
                     found = judge.measure_baselines(variants(judge)) or {}
-            return {u: {"limit_us": b.limit_us, **b.times_us, "spreads": dict(b.spreads)} for u, b in found.items()}
+            return {
+                u: {"limit_us": b.limit_us, "T_b": b.best_us, **b.times_us, "spreads": dict(b.spreads)}
+                for u, b in found.items()
+            }
 
-        def again(judge, fill):
+        def again(judge):
             with judge.alone():
-                return judge.against_itself(fill=fill)
+                return judge.against_itself()
 
         for name, judge in judges.items():
             report.step(name, "baselines", lambda judge=judge: measure(judge))
         for name, judge in judges.items():
             if judge.frozen and cuda:
-                report.step(name, "aa", lambda judge=judge: again(judge, True), judge)
+                report.step(name, "aa", lambda judge=judge: again(judge), judge)
         others, best = {}, {}
-        for name, judge in judges.items():
+        wanted = [name for name in options.pairs.split(",") if name in judges] if options.pairs else list(judges)
+        for name in wanted:
+            judge = judges[name]
             trees = report.step(name, "forms", lambda name=name: others.update({name: forms(name)}) or [*others[name]])
             naive = benchmarks.load(f"sol:{name}").base
             kernels[name] = {"naive": naive, **({"better": others[name][trees[0]]} if trees else {})}
             if found := pair(report, name, judge, kernels[name], 0, chance):
                 pairs[name].append(found)
-        for name, judge in judges.items():
+        for name in wanted:
+            judge = judges[name]
             for form, tree in [*others[name].items()][1:]:
                 found = report.step(name, f"other {form}", lambda judge=judge, tree=tree: judged(judge, tree), judge)
                 first_score = pairs[name][0].candidate.outcome.score if pairs[name] else None
@@ -217,7 +225,11 @@ def main() -> int:
                     best[name] = found["score"]
                     kernels[name]["better"] = tree
                     report.put(name, "form", form)
-        order = sorted(judges, key=lambda name: -max(_gain(pairs[name]), best.get(name, 0.0) - _naive(pairs[name])))
+        order = (
+            wanted
+            if options.pairs
+            else sorted(judges, key=lambda name: -max(_gain(pairs[name]), best.get(name, 0.0) - _naive(pairs[name])))
+        )
         for name in best:  # what chose a form is no proof of it
             pairs[name].clear()
         noise = profile.noise
@@ -239,7 +251,7 @@ def main() -> int:
                     break
         for name, judge in judges.items():
             if judge.frozen and cuda:
-                report.step(name, "aa unfilled", lambda judge=judge: again(judge, False), judge)
+                report.step(name, "aa again", lambda judge=judge: again(judge), judge)
         if judges:
             name, judge = next(iter(judges.items()))
             judge.settings = dataclasses.replace(judge.settings, profile=True)
@@ -273,7 +285,7 @@ def table(rows) -> None:
             found.append(max(mean["naive"] or 0.0, mean[side] or 0.0))
         measured = row.get("baselines") or {}
         main = measured.get("main") or next(iter(measured.values()), {})
-        times = {k: v for k, v in main.items() if k not in ("limit_us", "spreads")}
+        times = {k: v for k, v in main.items() if k not in ("limit_us", "spreads", "T_b")}
         by = min(times, key=times.get) if times else None
         aa = statistics.fmean(row["aa"].values()) if row.get("aa") else None
         overheads = [
@@ -285,8 +297,8 @@ def table(rows) -> None:
         status = [v["status"] for v in (*sides["naive"][:1], *sides["better"][:1])]
         low = row["verdict"]["low"] if row.get("verdict", {}).get("kind") == "certified" else None
         cells = (
-            main.get("limit_us"), times.get(by), by, mean["naive"], mean["better"], str(len(scores["better"])), low, aa,
-            statistics.median(overheads) if overheads else None, "/".join(s[:4] for s in status),
+            main.get("limit_us"), main.get("T_b"), by, mean["naive"], mean["better"], str(len(scores["better"])), low,
+            aa, statistics.median(overheads) if overheads else None, "/".join(s[:4] for s in status),
         )  # fmt: skip
         print(f"{name:22}" + "".join(f"{cell(value):>10}" for value in cells))
     if rows:

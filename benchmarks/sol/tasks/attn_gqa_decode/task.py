@@ -18,6 +18,7 @@ def inputs(axes, device, distribution):
     q = torch.randn(B, axes["HQ"], D, device=device, dtype=torch.bfloat16).add_(0.1)
     k = torch.randn(B, axes["HKV"], S, D, device=device, dtype=torch.bfloat16).add_(-0.1)
     v = torch.randn(B, axes["HKV"], S, D, device=device, dtype=torch.bfloat16).add_(0.3)
+    v += torch.linspace(0, 1, S, device=device, dtype=torch.bfloat16)[:, None]  # so that lengths matter
     if distribution == "outliers":
         k[..., D // 3] *= 5
         v[..., D // 5] *= 20
