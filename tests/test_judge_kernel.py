@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import struct
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -157,6 +159,77 @@ def test_the_pacer_corrects_within_bounds_and_not_for_its_own_noise():
     assert kernel.paced(100, 101, 0.05) == pytest.approx(1, abs=0.001)
     assert kernel.paced(100, 110, 0.001) == pytest.approx(100 / 110, abs=0.001)
     assert kernel.paced(100, 300, 0.01) == kernel.ADJUST[0]
+
+
+def test_all_sides_bursts_have_the_same_lengths_in_every_measurement():
+    assert kernel.spaced(40, 4, False) == [30, 33, 37, 40] and kernel.spaced(1, 4, False) == [1, 1, 1, 1]
+    assert kernel.spaced(40, 4, True)[0] == 1  # the idle worker's make a line
+
+
+def test_what_a_worker_says_of_its_device_is_a_number_or_nothing():
+    said = [kernel.claimed_us(struct.pack("<d", us)) for us in (12.5, float("nan"), -1.0, 1e12)]
+    assert said == [12.5, 0.0, 0.0, 0.0] and kernel.claimed_us(b"soon") == 0.0
+
+
+def test_the_outside_clock_and_the_devices_events_must_agree(judge):
+    idle = [burst(n, 500 + 2 * n) for n in (1, 4, 9, 16)]
+    for outside, agrees in ((8900, True), (14000, False)):
+        pacer = kernel.Timing(0, 0, 0, tuple(kernel.Burst(10, 520 + outside, 0, 8000) for _ in range(4)))
+        with nullcontext() if agrees else pytest.raises(kernel.Verdict, match="own events differ"):
+            kernel.clocks_agree(judge.workloads[0], pacer, idle)
+
+
+class Silent:
+    """A worker that does nothing, and where the judge's bursts were: calls, new values, which are kept."""
+
+    trusted = False
+
+    def go(self): ...
+
+    def stop(self): ...
+
+    def ask(self, *arguments, **named): ...
+
+
+def test_every_timed_call_is_as_likely_to_be_checked(judge, monkeypatch):
+    bursts = []
+
+    def timed(stage, worker, program, calls, *, fill, within_s=None, keep=()):
+        if program == "":
+            bursts.append((calls, len(keep)))
+            stage.kept += ["call"] * len(keep)
+        return burst(calls, 1000.0 * calls)
+
+    monkeypatch.setattr(kernel, "SHIFTS", 4)
+    monkeypatch.setattr(judge, "_burst", timed)
+    monkeypatch.setattr(judge, "_was_left_alone", lambda stage: None)
+    monkeypatch.setattr(judge, "settings", dataclasses.replace(judge.settings, bursts=4, longest=16, burst_ms=16.0))
+    sides = {"kernel": (Silent(), ""), "idle": (Silent(), "null")}
+    early = late = 0
+    for _ in range(60):
+        bursts.clear()
+        _, kept, _ = judge._interleaved(judge.workloads[0], sides, "kernel")
+        first, second, _, last = bursts[-4:]
+        assert last[1] >= 1 and len(kept) <= judge.settings.checks + 1
+        early, late = early + first[1] + second[1], late + bursts[-2][1] + last[1] - 1
+    assert 0.6 < early / late < 1.6  # of 120 checks about half each; the first burst had nearly all of them once
+
+
+def test_a_baseline_is_timed_as_a_candidate_is(judge, monkeypatch):
+    took = {"eager": 30.0, "compile": 20.0, "pacer": 30.0, "again": 23.0}
+
+    def interleaved(workload, sides, judged, filled=None, rounds=1):
+        assert filled == ("again" if "again" in sides else None) and rounds == 2
+        return {n: kernel.Timing(took[n], 0, 0.001, ()) for n in sides if n != "idle"}, [], 0.0
+
+    for name, value in (("_interleaved", interleaved), ("warm", lambda variants: None), ("_the_trusted", lambda: None)):
+        monkeypatch.setattr(judge, name, value)
+    monkeypatch.setattr(judge, "_draw", lambda workload, seed, distribution: {})
+    monkeypatch.setattr(judge, "frozen", None)
+    monkeypatch.setattr(judge, "settings", dataclasses.replace(judge.settings, device="cuda"))
+    found = judge.measure_baselines(lambda workload: ("eager", "compile"), keep=False)["small"]
+    assert (found.best, found.best_us, found.pacer, found.pacer_us) == ("compile", 23.0, "eager", 30.0)
+    assert judge.frozen["small"] == found
 
 
 def test_no_call_finds_a_tensor_where_an_earlier_one_did(judge, monkeypatch):

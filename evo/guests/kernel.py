@@ -66,36 +66,32 @@ class DeviceBuffers:
         self._driver = ctypes.CDLL("libcuda.so.1")
         self._driver.cuIpcOpenMemHandle_v2.argtypes = [ctypes.POINTER(ctypes.c_uint64), Handle, ctypes.c_uint]
         self._driver.cuIpcCloseMemHandle.argtypes = [ctypes.c_uint64]
-        self._open: dict[str, tuple[int, torch.Tensor]] = {}
+        self._open: list[int] = []
 
-    def open(self, about: list[dict[str, Any]] | None, fd: int | None) -> list[torch.Tensor]:
-        """The buffers; what was open of another allocation is closed. Of None: none, and nothing is closed."""
+    def open(self, about: list[dict[str, Any]], fd: int | None) -> list[torch.Tensor]:
         torch.cuda.synchronize()
+        for old in self._open:
+            self._driver.cuIpcCloseMemHandle(old)
+        self._open = []
         torch.cuda.empty_cache()
-        if about is None:
-            return []
-        for handle in set(self._open) - {buffer["handle"] for buffer in about}:
-            address, whole = self._open.pop(handle)
-            del whole
-            self._driver.cuIpcCloseMemHandle(address)
-        found = []
+        found, wholes = [], {}
         for buffer in about:
             name = buffer["handle"]
-            if name not in self._open:
-                address_of = ctypes.c_uint64()
-                handle_of = Handle.from_buffer_copy(bytes.fromhex(name))
-                error = self._driver.cuIpcOpenMemHandle_v2(ctypes.byref(address_of), handle_of, 1)
+            if name not in wholes:
+                address = ctypes.c_uint64()
+                handle = Handle.from_buffer_copy(bytes.fromhex(name))
+                error = self._driver.cuIpcOpenMemHandle_v2(ctypes.byref(address), handle, 1)
                 if error:
                     raise RuntimeError(DRIVER_ERROR.format("to open shared memory", error))
-                whole = torch.as_tensor(Memory(address_of.value, buffer["whole"]), device="cuda")
-                self._open[name] = (address_of.value, whole)
-            found.append(self._open[name][1][buffer["start"] : buffer["start"] + buffer["bytes"]])
+                self._open.append(address.value)
+                wholes[name] = torch.as_tensor(Memory(address.value, buffer["whole"]), device="cuda")
+            found.append(wholes[name][buffer["start"] : buffer["start"] + buffer["bytes"]])
         return found
 
 
 class HostBuffers:
-    def open(self, about: list[dict[str, Any]] | None, fd: int | None) -> list[torch.Tensor]:
-        if fd is None or about is None:
+    def open(self, about: list[dict[str, Any]], fd: int | None) -> list[torch.Tensor]:
+        if fd is None:
             return []
         whole = torch.frombuffer(mmap.mmap(fd, 0), dtype=torch.uint8)
         os.close(fd)

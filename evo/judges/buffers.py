@@ -1,8 +1,7 @@
 """Memory that a judge shares with workers: CUDA allocations by IPC handle, or on the CPU one memory file.
 
-All shared buffers of an evaluation are one allocation, each in whole 2 MiB pages of it: an IPC handle covers the
-allocation it was made from, so nothing but what is shared may lie in it, and hundreds of handles take long to open, as
-tens of gigabytes take long to be had.
+All shared buffers of a workload are one allocation, each in whole 2 MiB pages of it: an IPC handle covers the
+allocation it was made from, so nothing but what is shared may lie in it, and hundreds of handles take long to open.
 What is secret (kept outputs, oracles) is torch's own memory.
 """
 
@@ -25,10 +24,6 @@ class Pool(Protocol):
     fd: int | None
 
     def about(self) -> list[dict[str, Any]]: ...
-
-    def split(self, sizes: Sequence[int]) -> bool:
-        """Makes buffers of these sizes of the same memory; False where it is too small, or cannot be used twice."""
-        ...
 
     def close(self) -> None: ...
 
@@ -57,7 +52,10 @@ class DevicePool:
         driver.cuIpcGetMemHandle.argtypes = [ctypes.POINTER(_Handle), ctypes.c_uint64]
         self._driver = driver
         self.tensors: list[Any] = []
-        _, total = _placed(sizes)
+        starts, total = [], 0
+        for size in sizes:
+            starts.append(total)
+            total += -(-size // PAGE) * PAGE
         address = ctypes.c_uint64()
         if error := driver.cuMemAlloc_v2(ctypes.byref(address), total):
             raise MemoryError(f"the device has no room for {total >> 20} MB of shared buffers (error {error})")
@@ -66,20 +64,12 @@ class DevicePool:
         if error := driver.cuIpcGetMemHandle(ctypes.byref(handle), address.value):
             self.close()
             raise OSError(f"the driver exports no memory to other processes here (error {error})")
-        self._whole: Any = torch.as_tensor(_Memory(address.value, total), device="cuda")
-        self._handle = bytes(handle.reserved).hex()
-        self.split(sizes)
-
-    def split(self, sizes: Sequence[int]) -> bool:
-        starts, total = _placed(sizes)
-        room = len(self._whole)
-        if total > room:
-            return False
-        self.tensors = [self._whole[start : start + size] for start, size in zip(starts, sizes)]
+        whole = torch.as_tensor(_Memory(address.value, total), device="cuda")
+        self.tensors = [whole[start : start + size] for start, size in zip(starts, sizes)]
+        name = bytes(handle.reserved).hex()
         self._about = [
-            {"handle": self._handle, "whole": room, "start": start, "bytes": size} for start, size in zip(starts, sizes)
+            {"handle": name, "whole": total, "start": start, "bytes": size} for start, size in zip(starts, sizes)
         ]
-        return True
 
     def about(self) -> list[dict[str, Any]]:
         return self._about
@@ -88,24 +78,10 @@ class DevicePool:
         import torch
 
         torch.cuda.synchronize()
-        self.tensors, self._whole = [], None
+        self.tensors = []
         if self._address is not None:
             self._driver.cuMemFree_v2(self._address)
             self._address = None
-
-
-def _placed(sizes: Sequence[int]) -> tuple[list[int], int]:
-    """Where buffers begin, each in whole pages, and what they take together."""
-    starts, total = [], 0
-    for size in sizes:
-        starts.append(total)
-        total += -(-size // PAGE) * PAGE
-    return starts, total
-
-
-def room_of(sizes: Sequence[int]) -> int:
-    """What buffers of these sizes take of one allocation."""
-    return _placed(sizes)[1]
 
 
 class HostPool:
@@ -120,9 +96,6 @@ class HostPool:
 
     def about(self) -> list[dict[str, Any]]:
         return [{"bytes": size} for size in self._sizes]
-
-    def split(self, sizes: Sequence[int]) -> bool:
-        return False
 
     def close(self) -> None:
         self.tensors = []

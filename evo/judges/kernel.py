@@ -38,7 +38,7 @@ from evo import sol
 from evo.benchmark import UserMistake, write_tree
 from evo.hostlock import meeting_place, turn
 from evo.judges import baselines
-from evo.judges.buffers import Pool, pool, room_of
+from evo.judges.buffers import Pool, pool
 from evo.judges.exactness import SLACK, complaint
 from evo.judges.turns import Late, Verdict, Watch, how_it_ended, last_output
 from evo.judges.wire import Closed, Foreign, Peer, at_most, exactly
@@ -316,8 +316,6 @@ class KernelJudge:
         self._chance = random.Random(self.secret)
         self._trusted: Worker | None = None
         self._held = False
-        self._arena: Pool | None = None  # shared memory, and private, which all workloads of an evaluation use in turn
-        self._private: Any = None
         self._warm: set[tuple[str, str]] = set()  # (workload, variant) that the trusted worker has compiled
         self.spent: dict[str, float] = {}  # seconds of the last evaluation by what they went into
         self.profiled = ""
@@ -360,16 +358,8 @@ class KernelJudge:
                 yield
             finally:
                 self._held = False
-                self._release()
                 if self.settings.device == "cuda":
                     self._torch.cuda.empty_cache()
-
-    def _release(self) -> None:
-        """Gives back the memory of an evaluation; who has it open is the judge's own worker or gone."""
-        if self._arena is not None:
-            self._let_go()
-            self._arena.close()
-        self._arena = self._private = None
 
     def on_card(self) -> AbstractContextManager[object]:
         """Nobody else is on the card meanwhile, whether this judge holds it for a measurement or not."""
@@ -403,7 +393,7 @@ class KernelJudge:
         """What ended in the middle of a workload left its shared memory open in the judge's own worker."""
         try:
             if self._trusted is not None:
-                self._returned(self._trusted, close=True)
+                self._returned(self._trusted)
         except TrustedFailed:
             self._end_trusted()
 
@@ -435,7 +425,6 @@ class KernelJudge:
                 timed.append((workload, timings, kept))
             measures["compile_s"] = compiling
             candidate.go()
-        self._release()  # oracles in doubles want the room
         with self._spending("check"):
             for workload, _, kept in timed:
                 self._check(workload, kept)
@@ -504,7 +493,7 @@ class KernelJudge:
                         trusted.ask(b"B", self.settings.call_s, json.dumps(stage.pool.about()).encode(), stage.pool.fd)
                         with self.on_card() if name == "eager" else nullcontext():
                             self._burst(stage, trusted, name, 1, fill=False, within_s=self.settings.compile_s)
-                        self._returned(trusted, close=not self._held)
+                        self._returned(trusted)
                     self._warm.add((workload.uuid, name))
                 except TrustedFailed as failed:
                     self._end_trusted()
@@ -628,7 +617,7 @@ class KernelJudge:
                 if s.profile and workload is self.workloads[0]:
                     self.profiled = self._profile(stage, *sides[judged])
             for worker in workers.values():
-                self._returned(worker, close=stage.pool is not self._arena)
+                self._returned(worker)
             if s.device == "cuda" and "pacer" in found:
                 clocks_agree(workload, found["pacer"], bursts["idle"])
             self.seen[workload.uuid] = {**found, "idle": Timing(0.0, 0.0, 0.0, tuple(bursts["idle"]))}
@@ -693,10 +682,10 @@ class KernelJudge:
         worker.stop()
         return profile_lines(bytes(told))
 
-    def _returned(self, worker: Worker, *, close: bool = False) -> None:
-        """Lets a worker drop the shared buffers, and close their memory before it is freed."""
+    def _returned(self, worker: Worker) -> None:
+        """Lets a worker close the shared buffers before they are freed."""
         worker.go()
-        worker.ask(b"B", self.settings.call_s, b"[]" if close else b"null")
+        worker.ask(b"B", self.settings.call_s, b"[]")
         worker.stop()
 
     def _was_left_alone(self, stage: Stage) -> None:
@@ -861,68 +850,41 @@ class KernelJudge:
         torch, s = self._torch, self.settings
         if s.device == "cuda" and not hasattr(self, "_flush"):
             self._flush = torch.empty(PROBE_MB << 20, dtype=torch.uint8, device="cuda")
+        d = self.problem.definition
+        sizes = d.sizes(workload.axes)
+        if s.device == "cuda":
+            torch.cuda.empty_cache()  # what a check has left must not stand in the way of the next buffers
         drawn = self._draw(workload, 0, "plain")
         inputs = {n: (tuple(v.shape), str(v.dtype)[6:]) for n, v in drawn.items() if hasattr(v, "shape")}
         scalars = {n: v for n, v in drawn.items() if not hasattr(v, "shape")}
         del drawn
-        outputs, each, found = self._sizes(workload, inputs)
-        slots = slots or found
-        own = each[len(inputs) :]
+        outputs = {n: (d.shape(spec, sizes), spec.dtype) for n, spec in d.outputs.items()}
+        room = SHIFT * SHIFTS
+        each = [nbytes(*x) + room for x in inputs.values()] + [nbytes(*x) + room + 2 * GUARD for x in outputs.values()]
+        each = [-(-size // SHIFT) * SHIFT for size in each]
+        room_b = s.pool_mb << 20
+        longest = s.longest
+        if self.frozen:  # no burst has more calls than one of a kernel at the limit
+            longest = min(longest, math.ceil(1e3 * s.burst_ms / max(self.frozen[workload.uuid].limit_us, 1.0)) + 1)
+        if s.device == "cuda":
+            room_b = min(room_b, torch.cuda.get_device_properties(0).total_memory * 3 // 10)
+        slots = slots or max(3, min(longest, room_b // sum(each)))
         try:
-            shared, private = self._memory(each * slots, sum(own) * slots)
+            shared = pool(s.device, each * slots)
+            own = each[len(inputs) :]
+            private = torch.empty(sum(own) * slots, dtype=torch.uint8, device=s.device).split(own * slots)
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise Verdict(Status.LOST, f"workload {workload.uuid}: {str(error)[:200]}") from None
-        parts = private.split(own * slots)
-        twins = [list(parts[k * len(own) : (k + 1) * len(own)]) for k in range(slots)]
-        del private, parts
-        order = list(self.problem.definition.inputs)
-        stage = Stage(workload, slots, inputs, outputs, scalars, order, shared, twins)
+        twins = [list(private[k * len(own) : (k + 1) * len(own)]) for k in range(slots)]
+        del private
+        stage = Stage(workload, slots, inputs, outputs, scalars, list(d.inputs), shared, twins)
         try:
             with self._spending("stage"):
                 self._fill_all(stage)
             yield stage
         finally:
+            stage.pool.close()
             stage.private.clear()
-            stage.pool.tensors = []
-            if stage.pool is not self._arena:
-                stage.pool.close()
-
-    def _sizes(
-        self, workload: Workload, inputs: Mapping[str, tuple[tuple[int, ...], str]]
-    ) -> tuple[dict[str, tuple[tuple[int, ...], str]], list[int], int]:
-        """Outputs by shape and dtype, bytes of every tensor's buffer with room to move in it, and how many slots."""
-        s, d = self.settings, self.problem.definition
-        sizes = d.sizes(workload.axes)
-        outputs = {n: (d.shape(spec, sizes), spec.dtype) for n, spec in d.outputs.items()}
-        room = SHIFT * SHIFTS
-        each = [nbytes(*x) + room for x in inputs.values()] + [nbytes(*x) + room + 2 * GUARD for x in outputs.values()]
-        each = [-(-size // SHIFT) * SHIFT for size in each]
-        room_b, longest = s.pool_mb << 20, s.longest
-        if self.frozen:  # no burst has more calls than one of a kernel at the limit
-            longest = min(longest, math.ceil(1e3 * s.burst_ms / max(self.frozen[workload.uuid].limit_us, 1.0)) + 1)
-        if s.device == "cuda":
-            room_b = min(room_b, self._torch.cuda.get_device_properties(0).total_memory * 3 // 10)
-        return outputs, each, max(3, min(longest, room_b // sum(each)))
-
-    def _memory(self, shared: Sequence[int], private: int) -> tuple[Pool, Any]:
-        """Shared buffers of these sizes and private bytes: of what an evaluation has for all workloads, or new ones."""
-        torch, device = self._torch, self.settings.device
-        if self._arena is None and device == "cuda":
-            torch.cuda.empty_cache()  # what a check has left must not stand in the way
-            if self._held:
-                most, own = 0, 0
-                d = self.problem.definition
-                for workload in self.workloads:
-                    sizes = d.sizes(workload.axes)
-                    inputs = {n: (d.shape(x, sizes), x.dtype) for n, x in d.inputs.items() if x.shape is not None}
-                    _, each, slots = self._sizes(workload, inputs)
-                    most = max(most, room_of(each * slots))
-                    own = max(own, sum(each[len(inputs) :]) * slots)
-                self._arena = pool(device, [most])
-                self._private = torch.empty(own, dtype=torch.uint8, device=device)
-        if self._arena is not None and self._arena.split(shared) and private <= len(self._private):
-            return self._arena, self._private[:private]
-        return pool(device, shared), torch.empty(private, dtype=torch.uint8, device=device)
 
     def _the_trusted(self) -> Worker:
         """The judge's own worker, which lives as long as the judge: the idle one, and the reference in its variants."""
