@@ -54,12 +54,12 @@ def suspicion(
     base: Tree,
     outcome: Outcome,
     objective: Objective,
-    base_mean: float,
+    base_mean: float | None,
     base_measures: Mapping[str, float],
     bounds: Audit,
     expected: float = 0.0,
 ) -> str:
-    """Why a program that passed belongs in quarantine, or an empty text.
+    """Why a program that passed belongs in quarantine, or an empty text. None: the base was not measured yet.
 
     `expected` is the gain over the base that the program was built on, its best parent's: a jump counts from there, so
     that a long search whose steps add up is not held.
@@ -68,7 +68,7 @@ def suspicion(
     found = sorted(flags(program) - flags(base))
     if bounds.flags and found:
         return f"uses {', '.join(found)}"
-    step = objective.gain_over(base_mean, outcome.score) - expected
+    step = objective.gain_over(base_mean, outcome.score) - expected if base_mean is not None else 0.0
     if bounds.jump is not None and step > bounds.jump:
         believed = objective.describe(bounds.jump)
         return f"a step of {objective.describe(step)} is above the {believed} that is believed unseen"

@@ -30,7 +30,8 @@ def verdict_line(state: search.State, verdict: Certified | Refuted) -> str:
         f"{described(verdict.gain)} [{described(verdict.low)}, {described(verdict.high)}] over {verdict.pairs} pairs"
     )
     if isinstance(verdict, Certified):
-        return f"CERTIFIED {verdict.genome}: {words}, p = {verdict.p:.2g}: {ideas(state, verdict.genome)}"
+        held = f" (but no champion: {objection})" if (objection := state.objection(verdict.genome)) else ""
+        return f"CERTIFIED {verdict.genome}{held}: {words}, p = {verdict.p:.2g}: {ideas(state, verdict.genome)}"
     return f"not certified {verdict.genome}: {words}; {verdict.reason}"
 
 

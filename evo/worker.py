@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -238,15 +238,18 @@ class Worker:
             with on_disk(self.state.program(self.state.genome(name))) as place:
                 prepare(place)
 
-    def audited(self, fact: Event) -> list[Event]:
-        """A quarantine where what passed looks too good, once a genome: a person's release is final."""
+    def audited(self, fact: Event, beside: Outcome | None = None) -> list[Event]:
+        """A quarantine where what passed looks too good, once a genome: a person's release is final.
+
+        `beside` is the base in the same pair: a run that proves patches has no base runs of its own.
+        """
         state = self.state
-        if not isinstance(fact, Evaluated) or fact.outcome.score is None or state.base_mean is None:
+        if not isinstance(fact, Evaluated) or fact.outcome.score is None:
             return []
         name = fact.task.genome
         if name == state.base.name or name in state.quarantined:
             return []
-        base, means = self.benchmark.base, state.base_measures()
+        base, (middle, means) = self.benchmark.base, self.standard(beside)
         program = base if state.settings.control == "aa" else state.program(state.genome(name))
         parents = state.proposals[name].parents if name in state.proposals else ()
         built_on = max((state.archive.posterior(parent) for parent in parents), default=0.0)
@@ -255,12 +258,22 @@ class Worker:
             base,
             fact.outcome,
             state.objective,
-            state.base_mean,
+            middle,
             means,
             self.bounds,
             max(0.0, built_on) * state.settings.typical_gain,
         )
         return [Quarantined(name, f"{fact.task.stage}: {reason}")] if reason else []
+
+    def standard(self, beside: Outcome | None) -> tuple[float | None, Mapping[str, float]]:
+        """What the base scores and measures: by its own runs, else by its sides of pairs, `beside` the newest."""
+        state = self.state
+        if state.base_mean is not None:
+            return state.base_mean, state.base_measures()
+        known = [event.outcome for task, (_, event) in state.outcomes.items() if task.genome == state.base.name]
+        passed = [outcome for outcome in [*known, beside] if outcome is not None and outcome.score is not None]
+        scores = sorted(outcome.score for outcome in passed if outcome.score is not None)
+        return (scores[len(scores) // 2], passed[-1].measures) if scores else (None, {})
 
     @cached_property
     def rules(self) -> tuple[str, ...]:
@@ -310,14 +323,17 @@ class Worker:
     def one_pair(self, candidate: str, rival: str, stage: str, k: int) -> None:
         """Judges both sides alone on the host, one right after the other, taking turns at who goes first."""
         sides = [rival, candidate] if k % 2 == 0 else [candidate, rival]
+        beside: Outcome | None = None
         with self.turn(alone=True):
             for side in sides:
                 task = Task(side, stage, k)
                 if task not in self.state.outcomes:
                     fact = self.judged(task, self.state.genome(side))
-                    self.journal.append(fact, *self.audited(fact))
+                    self.journal.append(fact, *self.audited(fact, beside))
                     if isinstance(fact, Lost):
                         break
+                    if isinstance(fact, Evaluated) and side == self.state.base.name:
+                        beside = fact.outcome
         self.state.extend(self.journals.new_entries())
 
     def scene(self, thread: int, slot: int) -> Scene:

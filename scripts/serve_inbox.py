@@ -19,6 +19,7 @@ from evo.benchmark import write_tree
 from evo.genome import Genome, PatchError, diff_trees
 from evo.llm import Completion
 from evo.operators import written
+from evo.outcome import visible
 from evo.search import State
 
 SECTION = re.compile(r"\n\n(?=## (?:The base's score|What was tried, part |What was tried last|The current program\n))")
@@ -55,14 +56,14 @@ def show(inbox: Path, state: State) -> None:
         ]
         for part in shared:
             if (digest := genome.Patch(part).name) not in known:
-                print(part + "\n")
+                print(visible(part) + "\n")
                 known.add(digest)
         own = "\n\n".join(part for part in SECTION.split(prompt) if part not in shared)
         place = "the record was begun anew since: its program stands in no folder"
         if (program := parent(state, prompt)) is not None:
             write_tree(state.program(program), inbox / f"{slot}.program")
             place = f"program in {inbox / f'{slot}.program'}"
-        print(f"=================== {slot} ({place})\n\n{own}\n")
+        print(f"=================== {slot} ({place})\n\n{visible(own)}\n")
     seen.write_text("\n".join(sorted(known)))
     print(f"pending: {' '.join(pending(inbox)) or 'nothing'}")
 

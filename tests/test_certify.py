@@ -348,6 +348,22 @@ def test_a_patch_that_somebody_brings_is_looked_at_as_a_proposal_is(toy, tmp_pat
     assert why in capsys.readouterr().err and not list(tmp_path.glob("**/elsewhere.py"))
 
 
+@pytest.mark.parametrize(("line", "why"), [("import socket", "uses socket"), ("TWICE = 1", "a step of")])
+def test_what_is_proved_is_audited_and_told_to_be_no_champion(toy, tmp_path, monkeypatch, capsys, line, why):
+    """A run that proves patches has no base runs: steps count from the base's sides of pairs."""
+    monkeypatch.setattr("evo.worker.open_judge", lambda *_, **__: nullcontext(TableJudge()))
+    file = toy.root / "benchmark.toml"
+    file.write_text(file.read_text() + "[profiles.main.audit]\njump = 0.3\n")
+    (tmp_path / "x.patch").write_text(
+        f"--- a/solve.py\n+++ b/solve.py\n@@ -1 +1,2 @@\n-RATE = 0.1\n+RATE = 0.2\n+{line}\n"
+    )
+    asked = ["--benchmark", str(toy.root), "--out", str(tmp_path / "run"), "--prove", str(tmp_path / "x.patch")]
+    assert run.main(asked) == 0
+    told = capsys.readouterr()
+    assert "(but no champion: in quarantine:" in told.err and why in told.err
+    assert "none certified" in told.out and not (tmp_path / "run" / "best").exists()
+
+
 def test_what_a_stranger_wrote_moves_no_cursor(toy, run_of, capsys):
     """A hypothesis, a reason and a note come from models, or with somebody's run directory."""
     path = run_of(toy).path
