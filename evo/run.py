@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(found: argparse.Namespace) -> int:
     directory, benchmark, profile = prepared(found)
     settings = directory.settings()
-    workers = found.workers or default_workers(profile)
+    workers = found.workers or default_workers(benchmark, profile)
     require_memory(workers, benchmark)
     level = probe(allow_unisolated=found.allow_unisolated)
     if not (level.isolated or found.allow_unisolated or found.role == "propose"):
@@ -327,9 +327,19 @@ def genome_of(benchmark: Benchmark) -> str:
     return benchmark.base_hash
 
 
-def default_workers(profile: Profile) -> int:
-    """One for each core up to four on a CPU; more open more lines of research, not more of the same."""
-    return max(1, min(4, os.cpu_count() or 1))
+def default_workers(benchmark: Benchmark, profile: Profile) -> int:
+    """One for each core up to four on a CPU; more open more lines of research, not more of the same.
+
+    Six for each GPU that trains: while one is timed, others compile for a minute, build and score, and by a model of
+    their turns fewer leave it idle for a third of the time and more.
+    """
+    cores = os.cpu_count() or 1
+    if benchmark.judge == "training" and profile.settings.get("device") == "cuda":
+        from evo.judges.gpu import on_host
+
+        seats = max(1, len(on_host()) // profile.settings.get("devices", 1))
+        return max(1, min(6 * seats, cores // 3))
+    return max(1, min(4, cores))
 
 
 def reserve_of(profile: Profile) -> int:

@@ -111,6 +111,9 @@ class Worker:
     def work(self, should_stop: Callable[[], bool] = lambda: False, limit: int | None = None) -> str:
         """The loop; returns why it ended. `limit` ends it after so many steps, for tests."""
         done = 0
+        self.state.extend(self.journals.new_entries())
+        if not self.exclusive and self.role != "propose" and self.state.base_mean is None:
+            self.ready_judge()  # a context on a device takes seconds, and all workers can make theirs at once
         while not should_stop() and (limit is None or done < limit):
             self.state.extend(self.journals.new_entries())
             done += self.collect()

@@ -111,6 +111,14 @@ def test_a_certification_on_one_device_leaves_the_others_of_its_host_alone(tmp_p
     crew.close()
 
 
+def test_workers_of_a_gpu_are_as_many_as_keep_it_busy_and_the_cores_can_compile_for(monkeypatch: pytest.MonkeyPatch):
+    benchmark = benchmarks.load("autoresearch", "20s")
+    monkeypatch.setattr(run.os, "cpu_count", lambda: 32)
+    for devices, profile, expected in (("0", "20s", 6), ("0,1", "20s", 10), ("0,1", "cpu", 4)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
+        assert run.default_workers(benchmark, benchmark.profile(profile)) == expected
+
+
 class Run:
     """A judge that hands over a stream and keeps what is submitted; `opening` is called in open()."""
 

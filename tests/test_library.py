@@ -44,6 +44,19 @@ def test_applies_and_compiles(technique: Technique) -> None:
         assert max(len(line) for line in text.splitlines()) <= 120
 
 
+def test_patches_for_the_base_on_gpus_may_be_judged_and_combine_with_techniques_for_the_same_model() -> None:
+    on_gpus = benchmarks.load("speedrun", "gpu")
+    files = sorted((benchmarks.SHIPPED / "speedrun" / "patches").glob("*.patch"))
+    borrowed = ("attention/autoresearch_depth_six", "kernel/autoresearch_fused_relu2_mlp")
+    patches = [library.patch_of(file) for file in [*files, *(library.SHIPPED / f"{name}.patch" for name in borrowed)]]
+    program = build(Genome(on_gpus.base_hash, tuple(patches)), on_gpus.base)
+    assert len(files) >= 2 and all(on_gpus.is_editable(path) for path in program)
+    for path, text in program.items():
+        compile(text, path, "exec")
+    for patch in patches[: len(files)]:
+        assert patch.diff == diff_trees(on_gpus.base, apply_diff(patch.diff, on_gpus.base))
+
+
 @each
 def test_diff_is_written_as_evo_writes_it(technique: Technique) -> None:
     assert technique.patch.diff == diff_trees(BENCHMARK.base, tree_of(technique))

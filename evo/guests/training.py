@@ -192,8 +192,6 @@ def score(channel: Channel, about: dict[str, Any]) -> None:
 
     run = Run(channel, about)
     shared = _opened(about["handle"], about["buffer"]) if about["device"] == "cuda" else None
-    if shared is not None:
-        _wake()
     if hasattr(model, "warm_up"):
         model.warm_up(run)  # a model's chance to compile and load kernels before the clock
     close_imports(run.device)
@@ -230,15 +228,6 @@ class _Memory:
     def __init__(self, address: int, length: int) -> None:
         shape, data = (length,), (address, False)
         self.__cuda_array_interface__ = {"shape": shape, "typestr": "<f4", "data": data, "version": 3}
-
-
-def _wake() -> None:
-    """Loads what nearly every model needs on a device, so that its first answer is no second later for it."""
-    for dtype in (torch.float32, torch.bfloat16):
-        x = torch.zeros(4, 4, 64, 128, device="cuda", dtype=dtype)
-        mixed = torch.nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)
-        torch.nn.functional.rms_norm(mixed @ x.mT, (64,)).float().log_softmax(-1).sort()
-    torch.cuda.synchronize()
 
 
 def _opened(handle: str, length: int) -> torch.Tensor:
