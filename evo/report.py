@@ -128,7 +128,7 @@ def _point(story: Story, moment: Moment, scale: Scale) -> Point | None:
     about = f"{task.genome} ({by}), {task.stage}: {ideas}"
     if outcome.score is None or state.base_mean is None or state.objective.complaint(outcome.score):
         return Point(moment.at, None, "failed", f"{outcome.status.value} {about}")
-    gain = state.gain(outcome.score)
+    gain = state.gain_in(task, outcome.score)
     return Point(moment.at, scale.number(gain), category, f"{story.objective.describe(gain)} {about}")
 
 
@@ -298,10 +298,11 @@ def _operators(story: Story) -> str:
     for operator, count in sorted(Counter(event.operator for event in slots).items(), key=lambda i: (-i[1], i[0])):
         own = [event for event in slots if event.operator == operator]
         named = [event for event in own if isinstance(event, Proposed)]
-        outcomes = [found for event in named if (found := state.outcome(Task(event.genome, "screen"))) is not None]
+        tasks = [Task(event.genome, "screen") for event in named]
+        outcomes = {task: found for task in tasks if (found := state.outcome(task)) is not None}
         gains = [
-            state.gain(o.score)
-            for o in outcomes
+            state.gain_in(task, o.score)
+            for task, o in outcomes.items()
             if o.score is not None and state.base_mean is not None and not state.objective.complaint(o.score)
         ]
         rows.append(
@@ -309,7 +310,7 @@ def _operators(story: Story) -> str:
                 operator,
                 count,
                 sum(isinstance(event, Rejected) for event in own),
-                sum(outcome.score is None for outcome in outcomes),
+                sum(outcome.score is None for outcome in outcomes.values()),
                 sum(gain > 0 for gain in gains),
                 story.objective.describe(max(gains)) if gains else "",
                 sum(event.genome in ancestors for event in named) or "",

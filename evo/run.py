@@ -196,6 +196,7 @@ def prepared(found: argparse.Namespace) -> tuple[RunDir, Benchmark, Profile]:
             noise_df=noise.df,
             pair_sd=noise.of_pair,
             typical_gain=noise.typical_gain,
+            paired=noise.of_pair < noise.sd,
             model=model,
             calls=found.calls,
             tokens=found.tokens,

@@ -34,6 +34,7 @@ class RunSettings:
     noise_df: float
     pair_sd: float
     typical_gain: float
+    paired: bool = False  # screens share seeds with base runs and are compared with those
     model: str = "none"
     calls: int | None = None  # caps on what models may take, over all workers
     tokens: int | None = None

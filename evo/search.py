@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from evo import certify, genome, stats, syntax
+from evo import certify, chance, genome, stats, syntax
 from evo.archive import Archive, Member
 from evo.benchmark import Benchmark, Objective
 from evo.cards import Card, one_line
@@ -302,7 +302,7 @@ class State:
 
     def _refold(self) -> None:
         """Builds what is derived anew; needed once the base mean is known and when a double is replaced."""
-        noise = self.settings.noise_sd / self.settings.typical_gain
+        noise = self.screen_sd / self.settings.typical_gain
         self.archive = Archive(self.base.name, noise * noise)
         self.tried = Tried(syntax.identity(self.base_tree), syntax.identity(self.base_tree, ignore_seeds=True))
         self.proposals, self._open, self._rejected = {}, {}, 0
@@ -329,7 +329,9 @@ class State:
         elif self.objective.complaint(outcome.score):
             return  # of a journal written before judges' scores were looked at
         elif task.stage == "screen" or task.stage.startswith("finalist"):
-            self.archive.change(task.genome, score=(task.name, self.gain(outcome.score) / self.settings.typical_gain))
+            self.archive.change(
+                task.genome, score=(task.name, self.gain_in(task, outcome.score) / self.settings.typical_gain)
+            )
 
     def _judge_member(self, name: str) -> None:
         if name in self.archive and name != self.base.name:
@@ -408,7 +410,7 @@ class State:
         usable = (
             outcome.score is not None and self.base_mean is not None and not self.objective.complaint(outcome.score)
         )
-        gain = self.gain(outcome.score) if usable and outcome.score is not None else None
+        gain = self.gain_in(Task(name, "screen"), outcome.score) if usable and outcome.score is not None else None
         told = _failure(outcome) if gain is None else self._interval([gain]) + _raw(outcome.measures)
         set_aside = self.objection(name).startswith(("in quarantine", "a person said"))
         return Trial(name, self.genome(name).patches, self.archive[name].cell, told, gain, set_aside)
@@ -453,7 +455,7 @@ class State:
         return self._interval([score * self.settings.typical_gain for score in self.archive[name].scores.values()])
 
     def _interval(self, gains: Sequence[float]) -> str:
-        mean, half = stats.mean(gains), 1.96 * self.settings.noise_sd / math.sqrt(len(gains))
+        mean, half = stats.mean(gains), 1.96 * self.screen_sd / math.sqrt(len(gains))
         describe = self.objective.describe
         runs = "1 run" if len(gains) == 1 else f"{len(gains)} runs"
         return f"{describe(mean)} [{describe(mean - half)}, {describe(mean + half)}] in {runs}"
@@ -504,7 +506,7 @@ class State:
         if self.base_mean is None:
             return ""
         goal, means = self.objective, self.base_measures()
-        scatter = goal.describe(self.settings.noise_sd).lstrip("+")
+        scatter = goal.describe(self.screen_sd).lstrip("+")
         score = f"{self.base_mean:.4g} {goal.unit}{_raw(means)}"
         return f"The base scores {score}; the gain of one run scatters by {scatter} (1 sd)."
 
@@ -519,12 +521,31 @@ class State:
         slot = self.slots.get((thread, number))
         if slot is None or not isinstance(slot[1], Proposed) or self.base_mean is None:
             return None
-        outcome = self.outcome(Task(slot[1].genome, "screen"))
-        return self.gain(outcome.score) if outcome is not None and outcome.score is not None else None
+        task = Task(slot[1].genome, "screen")
+        outcome = self.outcome(task)
+        return self.gain_in(task, outcome.score) if outcome is not None and outcome.score is not None else None
 
     def gain(self, score: float) -> float:
         assert self.base_mean is not None
         return self.objective.gain_over(self.base_mean, score)
+
+    def twin(self, task: Task) -> int | None:
+        """The base run whose seed a screen or a finalist shares, so that luck is no gain: where the table says that
+        differences at one seed scatter less than single runs. A finalist gets other seeds than its screen had."""
+        if not self.settings.paired or not task.stage.startswith(("screen", "finalist")):
+            return None
+        later = 0 if task.stage == "screen" else 1 + task.k
+        return (chance.number("twin", task.genome) + later) % self.settings.base_runs
+
+    def gain_in(self, task: Task, score: float) -> float:
+        """The gain of one evaluation: over the base's run of that seed where it shares one, else over the mean."""
+        twin = self.twin(task)
+        return self.gain(score) if twin is None else self.objective.gain_over(self.base_scores[twin], score)
+
+    @property
+    def screen_sd(self) -> float:
+        """How far the gain of one screen scatters."""
+        return self.settings.pair_sd if self.settings.paired else self.settings.noise_sd
 
     @property
     def used(self) -> int:
@@ -760,14 +781,14 @@ class State:
     def _standing(self, opened: Budgeted, names: Sequence[str], stage: str, k: int) -> list[str]:
         """Finalists that passed, best first by the posterior at the opening updated with their fresh scores."""
         values = {}
-        noise = (self.settings.noise_sd / self.settings.typical_gain) ** 2
+        noise = (self.screen_sd / self.settings.typical_gain) ** 2
         prior = dict(zip(opened.finalists, opened.posteriors, strict=True))
         for name in names:
-            outcomes = [self.outcome(Task(name, stage, j)) for j in range(k + 1)]
+            tasks = [Task(name, stage, j) for j in range(k + 1)]
             scores = [
-                self.gain(o.score) / self.settings.typical_gain
-                for o in outcomes
-                if o is not None and o.score is not None
+                self.gain_in(task, o.score) / self.settings.typical_gain
+                for task in tasks
+                if (o := self.outcome(task)) is not None and o.score is not None
             ]
             if len(scores) == k + 1:
                 values[name] = (((noise / 2) + 1) * prior[name] + math.fsum(scores)) / (noise / 2 + 1 + len(scores))

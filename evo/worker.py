@@ -287,7 +287,10 @@ class Worker:
         return self.benchmark.profiles[self.state.settings.profile].audit
 
     def seed(self, task: Task) -> int:
-        """Both sides of a pair share a seed, finalists of a round too; every screen has its own."""
+        """Both sides of a pair share a seed, finalists of a round too; every screen has its own, or a base run's."""
+        twin = self.state.twin(task)
+        if twin is not None:
+            task = Task(self.state.base.name, "base", twin)
         own = task.genome if task.stage == "screen" else ""
         return number(self.state.settings.seed, task.stage, task.k, own) % 2**31
 

@@ -119,6 +119,13 @@ def test_workers_of_a_gpu_are_as_many_as_keep_it_busy_and_the_cores_can_compile_
         assert run.default_workers(benchmark, benchmark.profile(profile)) == expected
 
 
+@pytest.mark.parametrize(("profile", "paired"), [("20s", True), ("cpu", False)])
+def test_screens_share_seeds_with_base_runs_where_that_takes_luck_away(tmp_path: Path, monkeypatch, profile, paired):
+    monkeypatch.setattr(run, "require_device", lambda benchmark, profile: None)
+    asked = run.options(["--benchmark", "autoresearch", "--profile", profile, "--out", str(tmp_path / "run")])
+    assert run.prepared(asked)[0].settings().paired is paired
+
+
 class Run:
     """A judge that hands over a stream and keeps what is submitted; `opening` is called in open()."""
 

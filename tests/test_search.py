@@ -11,6 +11,7 @@ from conftest import TableJudge, library_of, new_worker
 
 from evo import certify, journal, search, stats
 from evo.events import Certified, Entry, Evaluated, Lost, Proposed, Task, dump
+from evo.judges import on_disk
 from evo.outcome import Outcome, Status
 
 
@@ -356,6 +357,29 @@ def test_where_programs_are_compiled_the_first_ones_are_while_the_base_is_judged
     crew.state.extend(crew.journals.new_entries())
     assert search.Task(name, "screen") in crew.state.outcomes
     crew.close()
+
+
+def test_a_screen_that_shares_its_seed_with_a_base_run_is_compared_with_that(toy, run_of):
+    """The toy judge's noise is the seed's alone, as most of a GPU's is: between equal seeds nothing of it is left."""
+
+    def exact(state, own):
+        with on_disk(state.program(own)) as place:
+            return TableJudge(noise=0.0).judge(place, stage="", seed=0).score
+
+    errors = {}
+    for paired in (False, True):
+        state, _ = finished(run_of(toy, f"paired-{paired}", paired=paired), toy, TableJudge(noise=0.2))
+        base = exact(state, state.base)
+        errors[paired] = [
+            abs(state.gain_in(task, score) - toy.objective.gain_over(base, exact(state, state.genome(task.genome))))
+            for task, (_, event) in state.outcomes.items()
+            if task.stage.startswith(("screen", "finalist")) and (score := event.outcome.score) is not None
+        ]
+    assert max(errors[True]) < 1e-9 < 0.05 < stats.mean(errors[False])
+    screens, finalists = ({state.twin(Task(g, stage)) for g in state.proposals} for stage in ("screen", "finalist0"))
+    assert screens == finalists == set(range(state.settings.base_runs))
+    assert all(state.twin(Task(g, "screen")) != state.twin(Task(g, "finalist0")) for g in state.proposals)
+    assert state.twin(Task(state.base.name, "certify0-x")) is None
 
 
 def test_a_step_that_others_have_done_meanwhile_is_not_done_again(toy, run_of):
