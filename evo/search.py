@@ -631,7 +631,8 @@ class State:
     def steps(self, out_of_time: bool = False, ahead: bool = False) -> Iterator[Step]:
         """Everything that can be done now, most urgent first; a worker takes the first that it can claim.
 
-        `ahead`: what is judged needs compiling first, so that it pays to propose before the base's score is known.
+        `ahead`: each worker's device waits for its own turns only, and what is judged needs compiling first. So it pays
+        to propose before the base's score is known, and to have pairs under way that may not be needed.
         """
         if self.base_mean is None:
             if failure := self.base_failure():
@@ -645,7 +646,7 @@ class State:
             return
         busy = False
         for number in sorted(self.rounds):
-            for step in self._round_steps(number):
+            for step in self._round_steps(number, ahead):
                 busy = True
                 yield step
         if (closing := self._closing(out_of_time)) is not None:
@@ -734,7 +735,7 @@ class State:
             return [last]
         return [self.settings.evaluations // 3, 2 * self.settings.evaluations // 3, last]
 
-    def _round_steps(self, number: int) -> Iterator[Step]:
+    def _round_steps(self, number: int, ahead: bool) -> Iterator[Step]:
         if number in self._closed:
             return
         missing, ranking = self._tournament(number)
@@ -748,14 +749,20 @@ class State:
             return
         for name in ranking:
             if (number, name) not in self.verdicts and not self.objection(name):
-                yield from self._pairs_to_judge(number, name)
+                yield from self._pairs_to_judge(number, name, ahead)
                 return
 
-    def _pairs_to_judge(self, number: int, name: str) -> Iterator[Pair]:
-        """What a certification needs next: no verdict comes before MIN_PAIRS, so those may be judged side by side."""
+    def _pairs_to_judge(self, number: int, name: str, ahead: bool) -> Iterator[Pair]:
+        """What a certification needs next: no verdict comes before MIN_PAIRS, so those may be judged side by side.
+
+        Later ones, too, where devices would have nothing to do otherwise (`ahead`): a verdict goes by the pairs that
+        are complete without a gap, so that none is reached sooner by what happens to be done first.
+        """
         first = self.pair(number, name)
         yield first
-        for k in range(first.k + 1, min(certify.MIN_PAIRS, first.k + self.evaluations_left() // 2)):
+        last = max(certify.MIN_PAIRS, first.k + certify.MIN_PAIRS if ahead else 0)
+        last = min(last, certify.MAX_PAIRS, first.k + self.evaluations_left() // 2)
+        for k in range(first.k + 1, last):
             sides = name, first.rival
             judged = all(Task(side, first.stage, k) in self.outcomes for side in sides)
             if not judged and not self.given_up(first.stage, k, *sides):

@@ -122,6 +122,10 @@ def test_no_verdict_comes_before_the_third_pair_so_three_may_be_judged_side_by_s
     for k, left in ((1, [0, 2]), (0, [2]), (2, [3])):
         crew.one_pair(first.candidate, first.rival, first.stage, k)
         assert offered() == left
+    assert [step.k for step in crew.state.steps(ahead=True)] == [3, 4, 5]
+    crew.one_pair(first.candidate, first.rival, first.stage, 4)
+    assert [step.k for step in crew.state.steps(ahead=True)] == [3, 5]
+    assert len(crew.state.certification(first.round, first.candidate)) == 3  # what is behind a gap waits
     crew.close()
 
 
