@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from evo import judges
+from evo.benchmark import write_tree
 from evo.judges import PROGRAMS, YOUNG_S, on_disk, sweep
 from evo.outcome import Outcome, Status
 
@@ -41,6 +45,24 @@ def test_a_killed_workers_program_directory_is_swept_and_no_other(
         assert not theirs.exists()
         assert (ours / "a.py").read_text() == "x = 1\n" and young.exists() and other.exists()
     assert not ours.exists()
+
+
+def test_a_program_for_which_memory_has_no_room_lies_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def full(program: Mapping[str, str], folder: Path) -> None:
+        tried.append(folder)
+        if folder.parent == tmp_path:
+            raise OSError(errno.ENOSPC, "no space left")
+        write_tree(program, folder)
+
+    monkeypatch.setattr(judges, "MEMORY", str(tmp_path))
+    monkeypatch.setattr(judges, "write_tree", full)
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")
+    with on_disk({"a.py": "x = 1\n"}) as place:
+        assert place.parent == Path("/tmp") and (place / "a.py").read_text() == "x = 1\n"
+        assert len(tried) == 2 and not tried[0].exists()
+    assert not place.exists()
 
 
 def test_a_detail_cannot_rewrite_a_terminal_or_break_a_file() -> None:

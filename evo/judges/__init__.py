@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
@@ -119,23 +120,30 @@ def _walls(limits: Limits, cuda: bool) -> str:
 @contextmanager
 def on_disk(program: Tree) -> Iterator[Path]:
     """A program as a fresh directory that is gone afterwards; locked meanwhile, so that it is known to be in use."""
-    name = f"{_folder()}/{PROGRAMS}{os.urandom(8).hex()}"
-    os.mkdir(name, 0o700)
-    lock = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        place = Path(name)
-        write_tree(program, place)
-        yield place
-    finally:
-        _remove(name, program)
-        os.close(lock)
+    for folder in (folders := _folders()):
+        name = f"{folder}/{PROGRAMS}{os.urandom(8).hex()}"
+        os.mkdir(name, 0o700)
+        lock = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            place = Path(name)
+            try:
+                write_tree(program, place)
+            except OSError:
+                if folder != folders[-1]:
+                    continue  # no room in memory
+                raise
+            yield place
+            return
+        finally:
+            _remove(name, program)
+            os.close(lock)
 
 
-def _folder() -> str:
+def _folders() -> Sequence[str]:
     """Where program directories are made: in memory, where that costs a seventh, unless a folder was named for it."""
     folder = tempfile.gettempdir()
-    return MEMORY if folder == "/tmp" and os.access(MEMORY, os.W_OK | os.X_OK) else folder
+    return (MEMORY, folder) if folder == "/tmp" and os.access(MEMORY, os.W_OK | os.X_OK) else (folder,)
 
 
 def _remove(folder: str, program: Tree) -> None:
@@ -150,7 +158,7 @@ def _remove(folder: str, program: Tree) -> None:
 def sweep() -> None:
     """Removes the program directories of this user's processes that were killed. The kernel frees a lock with its
     process, on whatever side of a container; a name or a process id would not tell."""
-    for place in Path(_folder()).glob(f"{PROGRAMS}*"):
+    for place in itertools.chain(*(Path(folder).glob(f"{PROGRAMS}*") for folder in _folders())):
         with suppress(OSError):
             about = place.lstat()
             if about.st_uid != os.getuid() or time.time() - about.st_mtime < YOUNG_S:
