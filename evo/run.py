@@ -237,6 +237,11 @@ def resumed(directory: RunDir, found: argparse.Namespace) -> tuple[RunDir, Bench
         )
     if found.model != "none" and spelled(found.model)[0] != settings.model:
         raise UserMistake(f"{directory.path} was begun with --model {settings.model}; choose another --out")
+    # Whoever wrote run.toml has chosen these two, which start a program and write a file: the user must, too.
+    if found.model == "none" and "command:" in settings.model and found.role != "judge":
+        raise UserMistake(f"{directory.path} asks --model {settings.model!r}; name it again to go on")
+    if found.record is None and settings.record is not None and found.role != "judge":
+        raise UserMistake(f"{directory.path} writes to --record {settings.record}; name it again to go on")
     if found.after is not None:
         raise UserMistake(f"{directory.path} exists already; what an earlier run found is told from the beginning on")
     if found.record is not None and str(found.record.resolve()) != settings.record:

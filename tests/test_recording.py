@@ -170,3 +170,11 @@ def test_a_recording_begins_with_its_run(toy, run_of, tmp_path, capsys):
     run = run_of(toy)
     assert evo_run.main(["--out", str(run.path), "--record", str(tmp_path / "late.jsonl")]) == 2
     assert "a recording begins with its run" in capsys.readouterr().err and not (tmp_path / "late.jsonl").exists()
+
+
+@pytest.mark.parametrize("setting", [{"model": "command:touch {}/started"}, {"record": "{}/started"}])
+def test_what_a_run_directory_starts_or_writes_must_be_named_again(toy, run_of, tmp_path, capsys, setting):
+    """Whoever made the directory has chosen it: a line of a recording would be a command in somebody's .bashrc."""
+    run = run_of(toy, **{key: value.format(tmp_path) for key, value in setting.items()})
+    assert evo_run.main(["--out", str(run.path), "--evaluations", "70"]) == 2
+    assert "name it again to go on" in capsys.readouterr().err and not (tmp_path / "started").exists()
