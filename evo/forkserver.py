@@ -713,16 +713,17 @@ class Candidate:
         prctl(PR_SET_NO_NEW_PRIVS, 1, "no_new_privs")
 
     def landlock(self) -> None:
+        counted = self.limits["children"] or self.limits["memory_mb"] is None  # CUDA looks for its device there
         if "files" in self.holding:
-            readable, own = ["/"], "/proc"
-            if not self.limits["children"] and self.limits["memory_mb"] is not None:  # CUDA looks for its device there
-                readable = [f"/{name}" for name in os.listdir("/") if name not in ("proc", "sys")] + UNCOUNTED
-                own = "/proc/self"
-            writable = ["/scratch", "/dev", own]
-            install_landlock(self.facts["landlock"], readable, writable, ["/"], self.limits["loopback"])
+            shown = [f"/{name}" for name in os.listdir("/") if name not in ("proc", "sys")]
+            readable = ["/"] if counted else shown + UNCOUNTED
+            writable, listed = ["/scratch", "/dev", "/proc" if counted else "/proc/self"], ["/"]
         else:
-            trees = [*MACHINE_FILES, *present_prefixes(), self.request["program"], self.request["guest"], "/proc"]
-            install_landlock(self.facts["landlock"], trees, [self.request["scratch"], "/dev/null", "/dev/zero"])
+            shown = [*MACHINE_FILES, *present_prefixes(), self.request["program"], self.request["guest"]]
+            readable = [tree for tree in shown if counted or not tree.startswith("/sys/")]
+            readable += ["/proc"] if counted else UNCOUNTED
+            writable, listed = [self.request["scratch"], "/dev/null", "/dev/zero", "/proc/self"], []
+        install_landlock(self.facts["landlock"], readable, writable, listed, self.limits["loopback"])
 
     def syscalls(self) -> None:
         cuda = self.limits["memory_mb"] is None

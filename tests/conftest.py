@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from evo.claims import Claims, Holder
 from evo.genome import Genome, Patch, patch_between
 from evo.outcome import Outcome, Status
 from evo.rundir import RunDir, RunSettings
+from evo.sandbox import Level, Sandbox
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,6 +55,13 @@ def exploit_table(request: pytest.FixtureRequest) -> Iterator[ExploitTable]:
     yield table
     if (file := request.config.getoption("--exploit-table")) is not None:
         file.write_text(table.markdown())
+
+
+class Unisolated(Sandbox):
+    """What is left on a machine that cannot isolate, for EVO_SANDBOX of tests/test_sandbox.py."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(level=Level(allow_unisolated=True), **options)
 
 
 def opened_way(place: Path) -> str:
