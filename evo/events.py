@@ -324,6 +324,10 @@ def load(line: str, *, checked: bool = False) -> tuple[float, Event]:
         raise ValueError(f"not an event: {line[:80]!r} ({error})") from error
 
 
+# Texts that stand in many events; identity and seedless mostly are the same.
+SHARED = frozenset({"genome", "fingerprint", "operator", "category", "footprint", "identity", "seedless"})
+
+
 def _revived(key: str, value: Any) -> Any:
     if key == "task":
         return Task(sys.intern(value[0]), sys.intern(value[1]), *value[2:])
@@ -336,4 +340,4 @@ def _revived(key: str, value: Any) -> Any:
     if isinstance(value, list):
         # a run of ten thousand names the same patches a hundred thousand times
         return tuple(sys.intern(item) if type(item) is str else item for item in value)
-    return sys.intern(value) if key in ("genome", "fingerprint", "operator", "category", "footprint") else value
+    return sys.intern(value) if key in SHARED else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -45,7 +46,7 @@ class Hunk:
         return self.start + len(self.before)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Patch:
     """One idea: a unified diff against the base with the patches it `needs` applied, and what it is for.
 
@@ -73,7 +74,8 @@ class Patch:
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Patch:
-        return cls(**{**found, "needs": tuple(found.get("needs", ()))})
+        source = sys.intern(found.get("source", ""))  # one of a few, in ten thousand patches
+        return cls(**{**found, "needs": tuple(found.get("needs", ())), "source": source})
 
 
 @dataclass(frozen=True)

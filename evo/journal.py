@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -60,6 +61,7 @@ class Journals:
             whole, newline, _ = _from(f"{self._folder}/{name}", position, size).rpartition(b"\n")
             if not newline:
                 continue
+            writer = sys.intern(name.removesuffix(".jsonl"))
             checked = checked or events.CHECKSUM.encode() in whole
             for raw in whole.split(b"\n"):
                 line += 1
@@ -67,7 +69,7 @@ class Journals:
                     at, event = events.load(raw.decode(), checked=checked)
                 except ValueError:
                     continue
-                found.append(Entry(name.removesuffix(".jsonl"), line, at, event))
+                found.append(Entry(writer, line, at, event))
             self._seen[name] = (position + len(whole) + 1, line, checked)
         return found
 

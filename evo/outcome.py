@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -65,7 +66,8 @@ class Outcome:
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Outcome:
-        return cls(**{**found, "status": Status(found["status"])})
+        measures = {sys.intern(name): value for name, value in found.get("measures", {}).items()}
+        return cls(**{**found, "status": Status(found["status"]), "measures": measures})
 
 
 def tail(text: str, limit: int = DETAIL_LIMIT) -> str:

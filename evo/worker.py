@@ -58,7 +58,7 @@ from evo.sandbox import NoIsolation
 Written = TypeVar("Written", bound=Slotted)
 ROLES = ("both", "propose", "judge")
 IDLE_S = 0.2
-COLLECTED = 20_000  # new objects until garbage is looked for; a state only grows, and every 700 cost 7% of a worker
+COLLECTED = 5_000  # new objects until garbage is looked for; a state only grows, and every 700 cost 5% of a worker
 MODEL_FAILURES = 10  # in a row, until a person is told
 BACK_OFF_S = 300.0
 RECENT = 20  # outcomes, whose writers are the workers that judge side by side
