@@ -353,7 +353,13 @@ def from_environment(text: str, where: str, environment: Mapping[str, str] = os.
 def read_tree(folder: Path) -> dict[str, str]:
     """Every text file below a folder, by its path with forward slashes."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-    return {p.relative_to(folder).as_posix(): p.read_text() for p in files}
+    tree = {}
+    for file in files:
+        try:
+            tree[file.relative_to(folder).as_posix()] = file.read_text()
+        except UnicodeDecodeError as error:
+            raise UserMistake(f"{file}: expected UTF-8 text, found {error.reason}; a program is text alone") from error
+    return tree
 
 
 def write_tree(tree: Mapping[str, str], folder: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 940, 74, 16, 12, 34
+THIN = 4  # and so many to each side of its middle, where its interval is narrower
 SEEN = 30  # pixels that a band has at least, though its value came with the last evaluation
 ROW = 26  # pixels of one row of a forest
 LABEL = 250  # pixels left of a forest's axis
@@ -118,15 +119,16 @@ def plot(
     parts.append(f'<text class="tick" x="{WIDTH - RIGHT}" y="{height - 2}" text-anchor="end">{escape(x_label)}</text>')
     if y.low < 0 < y.high:
         parts.append(f'<path class="zero" d="M{LEFT} {y.at(0):.1f}H{WIDTH - RIGHT}"/>')
+    for line in lines:
+        parts.append(f'<path class="line {line.style}" d="{_path(line, x, y)}">{_title(line.title)}</path>')
     for band in bands:
         left, top, bottom = min(x.at(band.since), WIDTH - RIGHT - SEEN), y.at(band.high), y.at(band.low)
+        top, bottom = min(top, y.at(band.middle) - THIN), max(bottom, y.at(band.middle) + THIN)
         parts.append(
             f'<g class="{band.style}">{_title(band.title)}'
             f'<rect x="{left:.1f}" y="{top:.1f}" width="{WIDTH - RIGHT - left:.1f}" height="{bottom - top:.1f}"/>'
             f'<path d="M{left:.1f} {y.at(band.middle):.1f}H{WIDTH - RIGHT}"/></g>'
         )
-    for line in lines:
-        parts.append(f'<path class="line {line.style}" d="{_path(line, x, y)}">{_title(line.title)}</path>')
     for point in points:
         if point.y is None:
             mark = f'<path class="{point.style}" d="M{x.at(point.x):.1f} {foot - 7}v7">'
@@ -153,7 +155,7 @@ def forest(rows: Sequence[Row], told: Told) -> str:
     parts.append(f'<path class="zero" d="M{axis.at(0):.1f} 0V{foot}"/>')
     for number, row in enumerate(rows):
         middle = ROW * number + ROW / 2 + 2
-        left, right = _cut(row.label, 40), _cut(row.beside, 42)
+        left, right = _cut(row.label, 36), _cut(row.beside, 40)
         mean = f'cx="{axis.at(row.middle):.1f}" cy="{middle}" r="5"'
         parts.append(
             f'<g class="{row.style}"><text x="0" y="{middle + 4}">{escape(left)}{_title(row.label)}</text>'

@@ -133,7 +133,7 @@ def tell_noise(benchmark: Benchmark, profile: Profile, model: NoiseModel, typica
     if typical is not None:
         say(f"typical_gain = {typical:.4g}")
     else:
-        say("typical_gain =   # yours to fill in: what one good patch may gain; a guess will do")
+        say("# typical_gain is yours to fill in: what one good patch may gain; a guess will do")
 
 
 def check_benchmark(
@@ -154,12 +154,27 @@ def check_benchmark(
     known = None if profile.noise is benchmarks.UNMEASURED else profile.noise.typical_gain
     found_gain = _typical_gain(benchmark, judge, middle, say) if patches else None
     tell_noise(benchmark, profile, model, found_gain or known, say)
-    sound = True
+    sound = floors_hold(benchmark, profile, base, say)
     gains = [benchmark.objective.gain_over(middle, score) for score in scores]
     bar = max(gains) + 3 * max(model.sd, profile.noise.sd)
     for folder, must_pass in (("exploits", False), ("honest", True)) if variants else ():
         for name, tree, allowed in _variants(benchmark, folder):
             sound &= _variant(benchmark, judge, name, tree, allowed, middle, bar, must_pass, say)
+    return sound
+
+
+def floors_hold(benchmark: Benchmark, profile: Profile, base: Sequence[Outcome], say: Say) -> bool:
+    """Whether each [audit] floor names what the judge measures, and the base keeps it: a misspelt one bounds none."""
+    sound = True
+    for name, least in profile.audit.floor.items():
+        values = [outcome.measures[name] for outcome in base if name in outcome.measures]
+        if not values and benchmark.judge != "kernel":  # whose measures depend on the device
+            known = ", ".join(sorted({key for outcome in base for key in outcome.measures})) or "none"
+            say(f"BAD  [profiles.{profile.name}.audit] floor: the judge measures no '{name}'; of the base {known}")
+            sound = False
+        elif values and min(values) < least:
+            say(f"BAD  [profiles.{profile.name}.audit] floor: {name} = {least:g}, the base itself has {min(values):g}")
+            sound = False
     return sound
 
 
@@ -386,6 +401,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserMistake, NoIsolation) as mistake:
         print(f"evo.check: {mistake}", file=sys.stderr)
         return 3 if isinstance(mistake, NoIsolation) else 2
+    except KeyboardInterrupt:
+        print("evo.check: interrupted", file=sys.stderr)
+        return 130
     say("everything holds" if sound else "NOT everything holds: see the lines marked BAD, FAILED or MISSING")
     return 0 if sound else 1
 

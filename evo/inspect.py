@@ -395,7 +395,7 @@ def _acted(event: events.Noted | events.Marked | events.Proposed) -> str:
         case events.Marked():
             return f"{event.genome} {event.mark}" + (f", {event.reason}" if event.reason else "")
         case events.Proposed():
-            return f"seed {event.genome}, {event.category} {event.footprint}; a worker of the run screens it next"
+            return f"seed {event.genome}, {event.category} {event.footprint}; screened next, while evaluations are left"
 
 
 def seed(state: search.State, benchmark: Benchmark, profile: Profile, files: Sequence[Path]) -> events.Proposed:

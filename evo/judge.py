@@ -80,6 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserMistake, NoIsolation) as mistake:
         print(f"evo.judge: {mistake}", file=sys.stderr)
         return 3 if isinstance(mistake, NoIsolation) else 2
+    except KeyboardInterrupt:
+        print("evo.judge: interrupted", file=sys.stderr)
+        return 130
     return 0 if passed else 1
 
 

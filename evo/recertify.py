@@ -238,7 +238,7 @@ def prove(found: argparse.Namespace) -> int:
 
 
 def _prove(crew: worker.Worker, found: argparse.Namespace, proof: Callable[[Say, Bench], Certified | Refuted]) -> int:
-    from evo import record
+    from evo import record, report
     from evo.run import EXIT_INTERRUPTED, save_best
 
     def say(text: str) -> None:
@@ -251,6 +251,7 @@ def _prove(crew: worker.Worker, found: argparse.Namespace, proof: Callable[[Say,
             record.attempt(crew, verdict, say)
         save_best(crew.state, crew.run, crew.benchmark)
         print(visible(inspect.table(crew.state, crew.benchmark, crew.benchmark.profile(crew.run.settings().profile))))
+        say(f"the same as a page: {report.write([crew.run.path], None)}")
     except KeyboardInterrupt:
         say("interrupted; what was judged is kept in the run's journal")
         return EXIT_INTERRUPTED

@@ -90,11 +90,15 @@ def _progress(story: Story) -> str:
     lines = [Line([(x, scale.number(gain)) for x, gain in story.believed], "believed", "best posterior", steps=True)]
     bands = [
         Band(
-            at, scale.number(v.low), scale.number(v.gain), scale.number(v.high), "certified",
+            min(first for first, other in story.certified if other.genome == v.genome),
+            scale.number(v.low),
+            scale.number(v.gain),
+            scale.number(v.high),
+            "certified",
             f"certified {v.genome}: {story.objective.describe(v.gain)}",
         )
-        for at, v in story.certified
-    ][-1:]  # fmt: skip
+        for _, v in story.certified[-1:]
+    ]
     values = [point.y for point in points if point.y is not None]
     shown = [*values, *(y for line in lines for _, y in line.points), *(b.high for b in bands)]
     top = max(shown, default=0.0)
@@ -176,10 +180,13 @@ def _shares(story: Story) -> str:
     for stage in sorted({task.stage for task in state.outcomes if task.stage.startswith("leave")}, key=_when_left):
         _, own_name, patch_name = stage.split("-", 2)
         latest[own_name, patch_name] = stage
+    weighed = [own_name for own_name, _ in latest]
+    champion = state.champion()
+    shown = champion.genome if champion and champion.genome in weighed else weighed[-1] if weighed else ""
     rows = []
     for (own_name, patch_name), stage in latest.items():
-        if own_name not in state.proposals:
-            continue
+        if own_name != shown or own_name not in state.proposals:
+            continue  # of several certifications the champion's, else the last
         own = state.genome(own_name)
         patch = next((patch for patch in own.patches if patch.name == patch_name), None)
         if patch is None:
@@ -191,15 +198,15 @@ def _shares(story: Story) -> str:
         spread = state.spread(max((key[0] for key in state.verdicts), default=-1) + 1, own_name)
         low, high = stats.interval(differences, *spread.of(differences))
         gain = stats.mean(differences)
-        label = f"{patch_name}  {one_line(patch.hypothesis or '', 120)}"
+        label = one_line(patch.hypothesis, 120) or patch_name
         style = "certified" if low > 0 else "dropped" if gain <= 0 else "refuted"
-        told = f"{story.objective.describe(gain)} in {len(differences)} pairs, of {own_name}"
+        told = f"{story.objective.describe(gain)} in {len(differences)} pairs"
         values = _pair_values(story, pairs, scale)
         low, middle, high = (scale.number(value) for value in (low, gain, high))
         rows.append(Row(label, low, middle, high, style, told, values))
     if not rows:
         return ""
-    caption = "The certified genome against itself without the patch, in pairs; red did not pay and was dropped."
+    caption = f"{shown} against itself without the patch, in pairs; red did not pay and was dropped."
     return f"<figure>{forest(rows, scale.told)}<figcaption>{caption}</figcaption></figure>"
 
 

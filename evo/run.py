@@ -63,6 +63,8 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     found = parser.parse_args(arguments)
     if found.certify is None and found.benchmark is None and found.out is None:
         parser.error("--benchmark NAME or --certify DIR is needed")
+    if found.minutes is not None and not found.minutes > 0:
+        raise UserMistake(f"--minutes: expected a number above 0, found {found.minutes:g}")
     for name, low, high in (("workers", 1, 256), ("threads", 1, 64), ("novelty", 0, 10), ("evaluations", 4, 10**7),
                             ("calls", 0, 10**9), ("tokens", 0, 10**15), ("usd", 0, 10**9)):  # fmt: skip
         value = getattr(found, name)
@@ -88,6 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserMistake, NoIsolation) as mistake:
         print(visible(f"evo.run: {mistake}"), file=sys.stderr)
         return EXIT_NO_ISOLATION if isinstance(mistake, NoIsolation) else EXIT_MISTAKE
+    except KeyboardInterrupt:  # before any worker began; later `watch` catches it
+        print("interrupted before anything was judged", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def run(found: argparse.Namespace) -> int:
@@ -261,6 +266,8 @@ def resumed(directory: RunDir, found: argparse.Namespace) -> tuple[RunDir, Bench
             )
     keyed(found, settings.model)
     evaluations = max(settings.evaluations, found.evaluations or 0)
+    if found.evaluations and found.evaluations < evaluations:
+        print(f"--evaluations {found.evaluations}: this run was begun with {evaluations}, which stays", file=sys.stderr)
     larger = dataclasses.replace(
         settings,
         evaluations=evaluations,

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from evo import benchmark as benchmarks
 from evo import run
 from evo.benchmark import UserMistake
 from evo.rundir import RunDir, write_text
@@ -80,7 +81,13 @@ def submitted(found: argparse.Namespace, rest: Sequence[str]) -> str:
         raise UserMistake(f"--sbatch: expected options that begin with -, values behind =, found '{odd[0]}'")
     directory = found.dir.resolve()
     given = ["--out", str(directory), *rest]
+    if any(option.partition("=")[0] == "--out" for option in rest):
+        raise UserMistake(f"the run directory is named once, as DIR: expected no --out beside {found.dir}")
     asked = run.options(given)
+    if asked.benchmark is None and not RunDir(directory).exists():
+        raise UserMistake(f"{found.dir} is not a run yet; name its --benchmark")
+    if asked.benchmark is not None:
+        benchmarks.load(asked.benchmark, asked.profile)
     if asked.certify or asked.prove:
         raise UserMistake("an array searches; run --certify and --prove as evo.run in a job of their own")
     workers = [] if asked.workers else ["--workers", "1"]

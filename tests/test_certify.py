@@ -333,7 +333,7 @@ def test_patches_that_somebody_brings_are_certified_and_weighed_without_a_search
     assert state.champion().pairs >= certify.MIN_PAIRS and not state.base_scores
     told = capsys.readouterr()
     assert "twice the rate" not in told.out and "worth" in told.err and "dropped" in told.err
-    assert "champion" in told.out and (out / "best" / "champion.patch").exists()
+    assert "champion" in told.out and (out / "best" / "champion.patch").exists() and (out / "report.html").exists()
     assert run.main([*asked[:-2], str(tmp_path / "nowhere.patch")]) == 2
 
 

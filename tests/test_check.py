@@ -13,6 +13,7 @@ from evo import benchmark as benchmarks
 from evo import certify, check
 from evo.benchmark import Noise, UserMistake
 from evo.check import NoiseModel
+from evo.outcome import Outcome
 from evo.run import reserve_of
 
 
@@ -75,9 +76,9 @@ def test_a_benchmark_without_a_noise_table_is_measured(toy):
         benchmarks.load(str(toy.root))
     sound, text = checked(benchmarks.load(str(toy.root), measured=False), TableJudge(noise=0.05))
     assert sound and "WIDER" not in text and "to certify" not in text
-    head, _, gap = text.partition("to paste into benchmark.toml:\n")[2].partition("typical_gain = ")
-    assert gap.startswith("  # yours to fill in")
-    file.write_text(f"{file.read_text()}{head}typical_gain = 0.02 {gap}\n")
+    table = text.partition("to paste into benchmark.toml:\n")[2].partition("\neverything")[0]
+    assert "# typical_gain is yours to fill in" in table
+    file.write_text(f"{file.read_text()}{table}\ntypical_gain = 0.02\n")
     noise = benchmarks.load(str(toy.root)).profile(None).noise
     assert noise.sd > 0.03 and noise.typical_gain == 0.02
 
@@ -109,3 +110,20 @@ def test_a_noise_that_is_no_positive_number_is_refused(value):
     table = {"sd": 0.1, "df": 20, "typical_gain": 0.1, "pair_sd": value}
     with pytest.raises(UserMistake, match="pair_sd"):
         benchmarks.settings(Noise, table, "benchmark.toml [noise]")
+
+
+def test_a_floor_that_bounds_nothing_is_told(toy):
+    class Measured(TableJudge):
+        def judge(self, program, *, stage, seed):
+            found = super().judge(program, stage=stage, seed=seed)
+            return Outcome.passed(found.score, measures={"seconds": 2.0})
+
+    def with_floor(floor):
+        (toy.root / "benchmark.toml").write_text(TOML + f"[profiles.main.audit]\nfloor = {floor}\n")
+        return checked(benchmarks.load(str(toy.root)), Measured())
+
+    sound, text = with_floor("{ secnods = 1 }")
+    assert not sound and "the judge measures no 'secnods'; of the base seconds" in text
+    sound, text = with_floor("{ seconds = 3 }")
+    assert not sound and "seconds = 3, the base itself has 2" in text
+    assert with_floor("{ seconds = 1 }")[0]

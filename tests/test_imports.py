@@ -28,7 +28,7 @@ WITHIN = {
     ("operators", "prompts"), ("problem", "benchmark"), ("sol", "benchmark"), ("recording", "llm"), ("ledger", "llm"),
     ("chronicle", "cards"), ("page", "benchmark"), ("story", "inspect"), ("comparison", "story"), ("report", "inspect"),
     ("report", "story"),
-    ("report", "comparison"), ("run", "report"), ("slurm", "run"), ("suite", "report"),
+    ("report", "comparison"), ("run", "report"), ("slurm", "run"), ("recertify", "report"), ("suite", "report"),
     ("benchmark", "genome"), ("hostlock", "benchmark"),
 }  # fmt: skip
 BROAD = {"Exception", "BaseException"}

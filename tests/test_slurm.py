@@ -216,3 +216,14 @@ def test_a_dry_run_makes_nothing_and_a_mistake_is_said_before_anything_is_submit
     assert array.main([str(out), "--array", "2", "--benchmark", "packing"]) == 0
     assert capsys.readouterr().out.startswith("job 4711, 2 task(s)")
     assert RunDir(out).settings().benchmark == "packing" and "--array=0-1" in (out / "slurm.sbatch").read_text()
+
+
+def test_a_script_that_could_not_run_is_refused_dry_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong, said in (
+        (["--benchmark", "nope"], "nope"),
+        ([], "name its --benchmark"),
+        (["--benchmark", "packing", "--out", "elsewhere"], "expected no --out"),
+    ):
+        assert array.main([str(tmp_path / "run"), "--array", "2", "--dry-run", *wrong]) == 2
+        told = capsys.readouterr()
+        assert said in told.err and not told.out
