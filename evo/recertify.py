@@ -218,8 +218,9 @@ def prove(found: argparse.Namespace) -> int:
     """Certifies patches that somebody brings, together, and weighs each of them; the run directory holds no search."""
     from evo.run import prepared
 
+    patches = tuple(library.patch_of(Path(file)) for file in found.prove)  # first: a mistake leaves no directory
     directory, benchmark, _ = prepared(found)
-    own = Genome(benchmark.base_hash, tuple(library.patch_of(Path(file)) for file in found.prove))
+    own = Genome(benchmark.base_hash, patches)
     crew = worker.join(directory, role="judge", minutes=found.minutes, allow_unisolated=found.allow_unisolated)
 
     def proof(say: Say, hands: Bench) -> Certified | Refuted:
@@ -251,6 +252,9 @@ def _prove(crew: worker.Worker, found: argparse.Namespace, proof: Callable[[Say,
             record.attempt(crew, verdict, say)
         save_best(crew.state, crew.run, crew.benchmark)
         print(visible(inspect.table(crew.state, crew.benchmark, crew.benchmark.profile(crew.run.settings().profile))))
+        champion = crew.state.champion()
+        if champion is not None and champion.genome != verdict.genome:
+            say(f"the table tells of the champion of {crew.run.path}, not of {verdict.genome}, which was just tried")
         say(f"the same as a page: {report.write([crew.run.path], None)}")
     except KeyboardInterrupt:
         say("interrupted; what was judged is kept in the run's journal")

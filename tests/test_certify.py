@@ -334,7 +334,10 @@ def test_patches_that_somebody_brings_are_certified_and_weighed_without_a_search
     told = capsys.readouterr()
     assert "twice the rate" not in told.out and "worth" in told.err and "dropped" in told.err
     assert "champion" in told.out and (out / "best" / "champion.patch").exists() and (out / "report.html").exists()
-    assert run.main([*asked[:-2], str(tmp_path / "nowhere.patch")]) == 2
+    assert run.main([*asked[:-2], str(files[1])]) == 0  # the one that does nothing, in the same directory
+    assert "the table tells of the champion of" in capsys.readouterr().err
+    other = ["--benchmark", str(toy.root), "--out", str(tmp_path / "other"), "--prove", str(tmp_path / "nowhere.patch")]
+    assert run.main(other) == 2 and not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(
