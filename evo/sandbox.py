@@ -270,15 +270,13 @@ class Sandbox:
             control_inside.close()
             if output_inside is not None:
                 os.close(output_inside)
+        began = False
         try:
             began = turn.begin()
-        except BaseException:
-            turn.close()
-            raise
-        if not began:
-            turn.close()
-            return None
-        return turn
+        finally:
+            if not began:
+                turn.close()
+        return turn if began else None
 
     def _boot(self) -> Level:
         level = self._booted(None)
