@@ -63,6 +63,16 @@ def test_a_program_for_which_memory_has_no_room_lies_on_disk(tmp_path: Path, mon
         assert place.parent == Path("/tmp") and (place / "a.py").read_text() == "x = 1\n"
         assert len(tried) == 2 and not tried[0].exists()
     assert not place.exists()
+    make = os.mkdir
+
+    def crowded(path: str, *mode: int) -> None:
+        if str(path).startswith(str(tmp_path)):
+            raise OSError(errno.ENOSPC, "no space left")
+        make(path, *mode)
+
+    monkeypatch.setattr(os, "mkdir", crowded)
+    with on_disk({"a.py": "x = 1\n"}) as place:
+        assert place.parent == Path("/tmp") and len(tried) == 3
 
 
 def test_a_detail_cannot_rewrite_a_terminal_or_break_a_file() -> None:

@@ -120,24 +120,36 @@ def _walls(limits: Limits, cuda: bool) -> str:
 @contextmanager
 def on_disk(program: Tree) -> Iterator[Path]:
     """A program as a fresh directory that is gone afterwards; locked meanwhile, so that it is known to be in use."""
-    for folder in (folders := _folders()):
-        name = f"{folder}/{PROGRAMS}{os.urandom(8).hex()}"
-        os.mkdir(name, 0o700)
-        lock = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    folders = _folders()
+    for folder in folders:
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            place = Path(name)
-            try:
-                write_tree(program, place)
-            except OSError:
-                if folder != folders[-1]:
-                    continue  # no room in memory
+            name, lock = _placed(program, folder)
+            break
+        except OSError:
+            if folder == folders[-1]:  # else memory has no room
                 raise
-            yield place
-            return
-        finally:
+    try:
+        yield Path(name)
+    finally:
+        _remove(name, program)
+        os.close(lock)
+
+
+def _placed(program: Tree, folder: str) -> tuple[str, int]:
+    """The directory that holds a program now, and its lock; nothing of either is left where it cannot be written."""
+    name = f"{folder}/{PROGRAMS}{os.urandom(8).hex()}"
+    os.mkdir(name, 0o700)
+    lock = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    written = False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        write_tree(program, Path(name))
+        written = True
+    finally:
+        if not written:
             _remove(name, program)
             os.close(lock)
+    return name, lock
 
 
 def _folders() -> Sequence[str]:
